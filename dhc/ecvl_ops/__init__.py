@@ -1,0 +1,1 @@
+"""Image operations in the op registry, and reading and writing of images and volumes."""

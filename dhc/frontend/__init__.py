@@ -1,0 +1,1 @@
+"""Ways into a graph: ONNX import and export, and the Python graph-building API."""
