@@ -1,0 +1,1 @@
+"""The CPU backend: kernels through LLVM, one native step list per segment."""
