@@ -1,0 +1,77 @@
+"""Shape rules that many ops share."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+from dhc.ir import symbols
+from dhc.ir.op import Call
+from dhc.ir.symbols import Dim, Shape, SymExpr
+from dhc.ir.types import TensorType
+
+
+def broadcast_dim(call: Call, a: Dim, b: Dim) -> Dim:
+    """NumPy's rule for one axis; sizes that only run time knows must then be equal or 1.
+
+    A symbolic size against a different one keeps both possibilities: the result is their maximum.
+    """
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    if isinstance(a, int) and isinstance(b, int):
+        call.fail(f"sizes {a} and {b} do not broadcast", hint="sizes must be equal or 1, aligned at the last axis")
+    if isinstance(a, int):
+        return a
+    if isinstance(b, int):
+        return b
+    return symbols.maximum(a, b)
+
+
+def broadcast_shapes(call: Call, *shapes: Shape) -> Shape:
+    """NumPy's broadcasting of shapes."""
+    result: Shape = ()
+    for shape in shapes:
+        rank = max(len(result), len(shape))
+        left = (1,) * (rank - len(result)) + tuple(result)
+        right = (1,) * (rank - len(shape)) + tuple(shape)
+        result = tuple(broadcast_dim(call, a, b) for a, b in zip(left, right))
+    return result
+
+
+def same_type(call: Call) -> list[TensorType]:
+    """One result like the first operand, without quantization."""
+    first = call.types[0]
+    return [TensorType(first.dtype, first.shape)]
+
+
+def broadcast_type(call: Call) -> list[TensorType]:
+    """One result of the first operand's dtype and the broadcast shape."""
+    return [TensorType(call.types[0].dtype, broadcast_shapes(call, *(t.shape for t in call.types)))]
+
+
+def require_equal(call: Call, a: Dim, b: Dim, what: str) -> Dim:
+    """Two sizes that must be equal; a known one wins over a symbolic one.
+
+    Raises:
+        ShapeError: both are known and differ.
+    """
+    if a == b:
+        return a
+    if isinstance(a, int) and isinstance(b, int):
+        call.fail(f"{what}: {a} is not {b}")
+    return b if isinstance(a, SymExpr) else a
+
+
+def require_rank(call: Call, index: int, rank: int) -> None:
+    """Operand `index` must have this rank."""
+    actual = call.types[index].rank
+    if actual != rank:
+        call.fail(f"operand {call.op.operands[index].name!r} has rank {actual}, needs {rank}")
+
+
+def reduced_shape(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> Shape:
+    """Shape after reducing `axes`."""
+    if keepdims:
+        return tuple(1 if i in axes else d for i, d in enumerate(shape))
+    return tuple(d for i, d in enumerate(shape) if i not in axes)

@@ -1,0 +1,11 @@
+"""The core ops, one file a family. Importing this package registers them all."""
+
+from __future__ import annotations
+
+from dhc.ir.ops import (  # noqa: F401
+    arithmetic,
+    matmul,
+    reduce,
+    structural,
+    view,
+)
