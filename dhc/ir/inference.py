@@ -21,6 +21,8 @@ def broadcast_dim(call: Call, a: Dim, b: Dim) -> Dim:
         return b
     if isinstance(a, int) and isinstance(b, int):
         call.fail(f"sizes {a} and {b} do not broadcast", hint="sizes must be equal or 1, aligned at the last axis")
+    # Equal, or one of them 1: written as a product so that it is one equality for the run-time check.
+    call.require((a - 1) * (b - 1) * (a - b), 0, f"sizes {symbols.format_dim(a)} and {symbols.format_dim(b)} broadcast")
     if isinstance(a, int):
         return a
     if isinstance(b, int):
@@ -56,10 +58,7 @@ def require_equal(call: Call, a: Dim, b: Dim, what: str) -> Dim:
     Raises:
         ShapeError: both are known and differ.
     """
-    if a == b:
-        return a
-    if isinstance(a, int) and isinstance(b, int):
-        call.fail(f"{what}: {a} is not {b}")
+    call.require(a, b, what)
     return b if isinstance(a, SymExpr) else a
 
 

@@ -137,6 +137,8 @@ class Call:
         regions: nested graphs.
         location: origin.
         run: in the interpreter, runs a nested graph on arrays.
+        constraints: sizes that inference takes as equal but cannot prove: (left, right, what). Backends check them
+            when the symbols get their values, before anything runs.
     """
 
     op: OpDef
@@ -146,6 +148,20 @@ class Call:
     regions: tuple[Graph, ...] = ()
     location: Location = UNKNOWN
     run: Callable[[Graph, Sequence[Any]], list[Any]] | None = field(default=None, repr=False)
+    constraints: list[tuple[Dim, Dim, str]] = field(default_factory=list, repr=False)
+
+    def require(self, left: Dim, right: Dim, what: str) -> None:
+        """Demands that two sizes are equal: at once when both are known, else when they get their values.
+
+        Raises:
+            ShapeError: they are known and differ.
+        """
+        difference = left - right
+        if difference == 0:
+            return
+        if isinstance(difference, int):
+            self.fail(f"{what}: {symbols.format_dim(left)} is not {symbols.format_dim(right)}")
+        self.constraints.append((left, right, what))
 
     @classmethod
     def of(cls, node: Node) -> Call:
@@ -376,6 +392,13 @@ def _normalise(spec: Attr, value: Any) -> Any:
     if kind == "types":
         return tuple(_listed(value))
     return value
+
+
+def constraints_of(node: Node) -> list[tuple[Dim, Dim, str]]:
+    """Size equalities that the node needs and inference could not prove."""
+    call = Call(node.op, node.types, AttrView(node.attrs), (), node.regions, node.location)
+    node.op.infer(call)
+    return call.constraints
 
 
 def infer_types(

@@ -21,8 +21,7 @@ from dhc.ir.types import TensorType
 def _reshape_type(call: Call) -> list[TensorType]:
     (x,) = call.types
     wanted = symbols.product(call.attrs.shape)
-    if isinstance(wanted, int) and isinstance(x.numel, int) and wanted != x.numel:
-        call.fail(f"{x.numel} elements do not fill shape {list(call.attrs.shape)} ({wanted} elements)")
+    call.require(x.numel, wanted, f"number of elements for shape [{', '.join(map(str, call.attrs.shape))}]")
     return [TensorType(x.dtype, call.attrs.shape)]
 
 
@@ -108,8 +107,11 @@ def _broadcast_type(call: Call) -> list[TensorType]:
     if len(shape) < x.rank:
         call.fail(f"cannot broadcast rank {x.rank} to {list(shape)}")
     for dim, target in zip(x.shape, shape[len(shape) - x.rank :]):
-        if isinstance(dim, int) and isinstance(target, int) and dim not in (1, target):
-            call.fail(f"size {dim} does not broadcast to {target}")
+        if isinstance(dim, int) and isinstance(target, int):
+            if dim not in (1, target):
+                call.fail(f"size {dim} does not broadcast to {target}")
+        else:
+            call.require((dim - 1) * (dim - target), 0, f"size {dim} broadcasts to {target}")
     return [TensorType(x.dtype, shape)]
 
 
