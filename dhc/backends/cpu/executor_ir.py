@@ -8,7 +8,7 @@ Layout (64-bit little-endian, see also ``dhc_runtime``)::
     struct Step { void *fn; uint8_t **buffers; const int64_t *params; int64_t flags; };   // 32 bytes, flags bit 0: barrier
     struct Sync {                      // 256 bytes, 64-byte aligned
         int64_t count;                 //   0  threads that reached the current barrier
-        int64_t reserved;              //   8
+        int64_t stop;                  //   8  the error word as it was when the last thread reached the barrier
         int64_t error;                 //  16  0, or (step index + 1) << 8 | status of the first failing kernel
         int64_t spin;                  //  24  set by the caller: polls before the thread yields its core
         int64_t pad[4];                //  32
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SYMBOL = "dhc_run"
 STEP_BYTES = 32
 SYNC_BYTES = 256
-SYNC_COUNT, SYNC_ERROR, SYNC_SPIN, SYNC_SENSE = 0, 16, 24, 64
+SYNC_COUNT, SYNC_STOP, SYNC_ERROR, SYNC_SPIN, SYNC_SENSE = 0, 8, 16, 24, 64
 FLAG_BARRIER = 1
 
 
@@ -84,7 +84,8 @@ def build_executor(module: ir.Module | None = None, target: CpuTarget | None = N
         index = const(offset) if isinstance(offset, int) else offset
         return builder.gep(base, [index], source_etype=ir.IntType(8))
 
-    count, error, sense = at(sync, SYNC_COUNT), at(sync, SYNC_ERROR), at(sync, SYNC_SENSE)
+    count, stop = at(sync, SYNC_COUNT), at(sync, SYNC_STOP)
+    error, sense = at(sync, SYNC_ERROR), at(sync, SYNC_SENSE)
     spin = builder.load(at(sync, SYNC_SPIN), typ=i64, name="spin")
     alone = builder.icmp_signed("<=", nthreads, const(1))
     # The generation cannot change before this thread arrives at its first barrier, so a plain first read is safe.
@@ -122,6 +123,9 @@ def build_executor(module: ir.Module | None = None, target: CpuTarget | None = N
     builder.cbranch(builder.icmp_signed("==", arrived, nthreads), blocks["last"], blocks["poll"])
 
     builder.position_at_end(blocks["last"])
+    # All threads must agree on whether to go on. A fast thread may leave this barrier and fail in the next step while a slow one
+    # still wakes up here: reading `error` itself, the slow one would return and the fast one wait for it for ever.
+    builder.store_atomic(builder.load_atomic(error, "acquire", 8, typ=i64), stop, "monotonic", 8)
     # The count is reset before the generation is released: nobody can arrive at the next barrier in between.
     builder.atomic_rmw("xchg", count, const(0), "monotonic")
     builder.atomic_rmw("xchg", sense, builder.add(generation, const(1)), "release")
@@ -148,7 +152,8 @@ def build_executor(module: ir.Module | None = None, target: CpuTarget | None = N
     polls.add_incoming(polls, blocks["yield"])
 
     builder.position_at_end(blocks["check"])
-    after_barrier = builder.load_atomic(error, "acquire", 8, typ=i64)
+    deciding = builder.select(alone, error, stop)
+    after_barrier = builder.load_atomic(deciding, "acquire", 8, typ=i64)
     next_generation = builder.select(alone, generation, builder.add(generation, const(1)))
     builder.cbranch(builder.icmp_signed("==", after_barrier, const(0)), blocks["next"], blocks["done"])
 
