@@ -125,7 +125,7 @@ def build_executor(module: ir.Module | None = None, target: CpuTarget | None = N
     builder.position_at_end(blocks["last"])
     # All threads must agree on whether to go on. A fast thread may leave this barrier and fail in the next step while a slow one
     # still wakes up here: reading `error` itself, the slow one would return and the fast one wait for it for ever.
-    builder.store_atomic(builder.load_atomic(error, "acquire", 8, typ=i64), stop, "monotonic", 8)
+    builder.atomic_rmw("xchg", stop, builder.load_atomic(error, "acquire", 8, typ=i64), "monotonic")
     # The count is reset before the generation is released: nobody can arrive at the next barrier in between.
     builder.atomic_rmw("xchg", count, const(0), "monotonic")
     builder.atomic_rmw("xchg", sense, builder.add(generation, const(1)), "release")
