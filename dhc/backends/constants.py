@@ -1,0 +1,30 @@
+"""Constants of an artifact: each distinct array once, named in order of first use."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+class ConstantPool:
+    """Collects arrays for ``weights.safetensors``.
+
+    Attributes:
+        arrays: name -> contiguous array, in order of first use.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self._names: dict[str, str] = {}
+
+    def add(self, array: np.ndarray) -> str:
+        """Stores an array (once for equal dtype, shape and bytes) and returns its name."""
+        stored = np.ascontiguousarray(array).reshape(array.shape)
+        digest = hashlib.sha256(f"{stored.dtype}{stored.shape}".encode())
+        digest.update(stored.reshape(-1).view(np.uint8) if stored.size else b"")
+        key = digest.hexdigest()
+        if key not in self._names:
+            self._names[key] = f"w{len(self._names)}"
+            self.arrays[self._names[key]] = stored
+        return self._names[key]

@@ -1,0 +1,343 @@
+"""Turns a lowered graph into a program for the runtime: buffers, steps, segments (see docs/artifact.md).
+
+This part is the same for every device that runs native step lists: it decides which values share memory (views,
+concatenation in place, element-wise in place), tracks liveness and writes control flow as nested programs. How a
+single node becomes kernels is the device's `lower` function.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from dhc_runtime.errors import CompileError, UnsupportedError
+
+from dhc.backends.constants import ConstantPool
+from dhc.backends.views import view_offset
+from dhc.ir import symbols, types
+from dhc.ir.dtypes import DType
+from dhc.ir.graph import Graph, Node, Value
+from dhc.ir.kinds import Elementwise, Structural
+from dhc.ir.op import constraints_of
+from dhc.ir.symbols import Dim, to_json
+from dhc.ir.types import TensorType
+
+Lower = Callable[[Node, "PlanBuilder"], None]
+
+
+class PlanBuilder:
+    """Builds the program of one graph (nested graphs get their own builder over the same constants)."""
+
+    def __init__(self, graph: Graph, lower: Lower, constants: ConstantPool) -> None:
+        self.graph = graph
+        self.constants = constants
+        self._lower = lower
+        self._buffers: list[dict[str, Any]] = []
+        self._items: list[dict[str, Any]] = []
+        self._constraints: list[list[Any]] = []
+        self._buffer_of: dict[Value, int] = {}
+        self._sizes: dict[int, Dim] = {}
+        self._uses_left: dict[int, int] = {}
+        self._homes: dict[Value, tuple[int, Dim]] = {}
+        self._runtime_symbols: set[str] = set()
+
+    # ---- what `lower` uses ---------------------------------------------------------------------------------------
+
+    def buffer(self, value: Value) -> int:
+        """The buffer of a value; a result of the node being lowered gets its memory here."""
+        found = self._buffer_of.get(value)
+        if found is None:
+            found = self._define(value)
+        return found
+
+    def constant(self, array: np.ndarray, dtype: DType | None = None) -> int:
+        """A buffer that holds a constant array (packed weights, tables)."""
+        from dhc.ir.dtypes import dtype as as_dtype
+
+        kind = dtype or as_dtype(array.dtype)
+        name = self.constants.add(array)
+        for i, buffer in enumerate(self._buffers):
+            if buffer.get("constant") == name and buffer["dtype"] == kind.name and buffer["shape"] == list(array.shape):
+                return i
+        return self._add({"kind": "const", "constant": name}, TensorType(kind, array.shape))
+
+    def scratch(self, dtype: DType, shape: Sequence[Dim]) -> int:
+        """Working memory of the kernel that is emitted next."""
+        buffer = self._add({"kind": "arena"}, TensorType(dtype, tuple(shape)))
+        self._touch(buffer, len(self._items))
+        return buffer
+
+    def reuse(self, value: Value, operand: Value) -> bool:
+        """Lets a result take over the memory of a dying operand of the same size (element-wise in place).
+
+        Returns:
+            True when it did.
+        """
+        if value in self._buffer_of or value in self._homes or self._is_direct_output(value):
+            return False
+        source = self._buffer_of.get(operand)
+        if source is None or self._buffers[source]["kind"] != "arena" or self._uses_left.get(source, 0) != 1:
+            return False
+        if operand.type.nbytes != value.type.nbytes or self._is_size_bound_later(value):
+            return False
+        if len([v for v, b in self._buffer_of.items() if b == source]) != 1 or operand in self._homes:
+            return False
+        self._buffer_of[value] = source
+        self._uses_left[source] = 1 + self._count_uses(value)
+        return True
+
+    def kernel(self, symbol: str, buffers: Sequence[int], params: Sequence[Dim], node: Node, barrier: bool = True) -> None:
+        """Appends one kernel step. Buffers used before get their liveness extended."""
+        for buffer in buffers:
+            self._touch(buffer, len(self._items))
+        self._items.append(
+            {
+                "do": "kernel",
+                "symbol": symbol,
+                "buffers": list(buffers),
+                "params": [to_json(p) for p in params],
+                "barrier": barrier,
+                "node": str(node.location),
+                "op": node.op.name,
+            }
+        )
+
+    def bind(self, symbol: str, buffer: int, index: int, largest: Dim | None = None) -> None:
+        """Binds a symbol to an element of an i64 buffer: later sizes may use it."""
+        self._touch(buffer, len(self._items))
+        bound = None if largest is None else to_json(largest)
+        self._items.append({"do": "bind", "symbol": symbol, "buffer": buffer, "index": index, "max": bound})
+        self._runtime_symbols.add(symbol)
+
+    def bounded(self, value: Value, shape: Sequence[Dim]) -> int:
+        """Memory for a result whose size is only known after its kernel ran; `shape` is the upper bound."""
+        buffer = self._add({"kind": "arena"}, TensorType(value.type.dtype, tuple(shape)))
+        self._buffer_of[value] = buffer
+        self._uses_left[buffer] = self._count_uses(value)
+        return buffer
+
+    # ---- building ------------------------------------------------------------------------------------------------
+
+    def build(self) -> dict[str, Any]:
+        """The program."""
+        for value in self.graph.inputs:
+            self._require_tensor(value)
+            buffer = self._add({"kind": "input"}, value.type)
+            self._buffer_of[value] = buffer
+            self._uses_left[buffer] = self._count_uses(value)
+        self._plan_concatenations()
+        for node in self.graph:
+            self._constrain(node)
+            self._place(node)
+            for operand in node.operands:
+                buffer = self._buffer_of[operand]
+                self._uses_left[buffer] = self._uses_left.get(buffer, 0) - 1
+        outputs = [self._return(i, name, value) for i, (name, value) in enumerate(zip(self.graph.output_names, self.graph.outputs))]  # fmt: skip
+        inputs = [
+            {"name": v.name, "dtype": v.dtype.name, "shape": [to_json(d) for d in v.shape], "buffer": self._buffer_of[v]}
+            for v in self.graph.inputs
+        ]
+        return {
+            "symbols": self.graph.symbols(),
+            "constraints": self._constraints,
+            "inputs": inputs,
+            "outputs": outputs,
+            "buffers": self._buffers,
+            "items": self._items,
+        }
+
+    def _constrain(self, node: Node) -> None:
+        for left, right, what in constraints_of(node):
+            entry = [to_json(left), to_json(right), f"{what} ({node.op.name} at {node.location})"]
+            if entry not in self._constraints:
+                self._constraints.append(entry)
+
+    def _place(self, node: Node) -> None:
+        kind = node.op.kind
+        if isinstance(kind, Structural) and kind.name == "constant":
+            self._require_tensor(node.result)
+            self._buffer_of[node.result] = self.constant(node.attrs["value"], node.result.dtype)
+            return
+        if isinstance(kind, Structural) and kind.name == "bind":
+            source = self.buffer(node.operands[0])
+            for index, symbol in enumerate(node.attrs["names"]):
+                self.bind(symbol, source, index)
+            self._share(node.result, node.operands[0], 0)
+            return
+        if isinstance(kind, Structural) and kind.name == "control":
+            self._control(node)
+            return
+        offset = view_offset(node)
+        if offset is not None and node.result not in self._homes:
+            self._share(node.result, node.operands[0], offset)
+            return
+        if node.op.name == "concat" and self._concatenated_in_place(node):
+            return
+        for value in node.results:
+            self._require_tensor(value)
+        self._lower(node, self)
+        for value in node.results:
+            if value not in self._buffer_of:
+                raise CompileError(f"lowering {node.op.name} left a result without memory", where=str(node.location))
+
+    def _share(self, value: Value, source: Value, offset: Dim) -> None:
+        """Makes `value` lie in the memory of `source` (a view)."""
+        parent = self._buffer_of[source]
+        if offset == 0 and value.type.nbytes == source.type.nbytes:
+            self._buffer_of[value] = parent
+            self._uses_left[parent] = self._uses_left.get(parent, 0) + self._count_uses(value)
+            return
+        alias = self._add({"kind": "alias", "of": parent, "offset": to_json(offset * value.dtype.itemsize)}, value.type)
+        self._buffer_of[value] = alias
+        self._uses_left[alias] = self._count_uses(value)
+        # The parent stays alive as long as the view: reuse of its memory in place must not happen.
+        self._uses_left[parent] = self._uses_left.get(parent, 0) + self._count_uses(value) + 1
+
+    def _plan_concatenations(self) -> None:
+        """Finds operands of concatenations along the outermost axis: they are computed right where they belong."""
+        for node in self.graph:
+            if node.op.name != "concat" or any(d != 1 for d in node.result.shape[: node.attrs["axis"] % node.result.type.rank]):
+                continue
+            if self._is_size_bound_later(node.result):
+                continue
+            offset: Dim = 0
+            for operand in node.operands:
+                if self._can_live_in(operand, node):
+                    self._homes[operand] = (id(node), offset)
+                offset = offset + operand.type.nbytes
+        self._concats: dict[int, int] = {}
+
+    def _can_live_in(self, operand: Value, concat: Node) -> bool:
+        producer = operand.producer
+        if producer is None or isinstance(producer.op.kind, Structural) and producer.op.kind.name != "group":
+            return False
+        if operand in self._homes or concat.operands.count(operand) != 1 or operand.is_output:
+            return False
+        if view_offset(producer) is not None or producer.op.name == "concat" or self._is_size_bound_later(operand):
+            return False
+        return not any(a.kind == "symbol" for a in producer.op.attrs)
+
+    def _home_of(self, concat_id: int) -> int:
+        if concat_id not in self._concats:
+            node = next(n for n in self.graph if id(n) == concat_id)
+            self._concats[concat_id] = self._allocate(node.result)
+        return self._concats[concat_id]
+
+    def _concatenated_in_place(self, node: Node) -> bool:
+        """Concat whose operands all lie in place already needs no kernel."""
+        if id(node) in self._concats:
+            self._buffer_of[node.result] = self._concats[id(node)]
+            self._uses_left[self._concats[id(node)]] = self._count_uses(node.result) + len(node.operands)
+        return all(self._homes.get(o, (0, 0))[0] == id(node) for o in node.operands) and bool(node.operands)
+
+    def _define(self, value: Value) -> int:
+        home = self._homes.get(value)
+        if home is not None:
+            parent = self._home_of(home[0])
+            buffer = self._add({"kind": "alias", "of": parent, "offset": to_json(home[1])}, value.type)
+        else:
+            buffer = self._allocate(value)
+        self._buffer_of[value] = buffer
+        self._uses_left[buffer] = self._count_uses(value)
+        return buffer
+
+    def _allocate(self, value: Value) -> int:
+        kind = "output" if self._is_direct_output(value) else "arena"
+        return self._add({"kind": kind}, value.type)
+
+    def _is_direct_output(self, value: Value) -> bool:
+        """The kernel writes straight into the caller's array: the value, or one view of all of it, is returned once."""
+        if self._is_size_bound_later(value):
+            return False
+        returned = self._returned_as(value)
+        return len(returned) == 1
+
+    def _returned_as(self, value: Value) -> list[Value]:
+        found = [value] * sum(1 for u in value.uses if isinstance(u.user, Graph))
+        for use in value.uses:
+            user = use.user
+            if isinstance(user, Node) and view_offset(user) == 0 and user.result.type.nbytes == value.type.nbytes:
+                found.extend(self._returned_as(user.result))
+        return found
+
+    def _is_size_bound_later(self, value: Value) -> bool:
+        """True when the size depends on data: its symbols are not all known from the inputs."""
+        known = set(self.graph.symbols())
+        graph = self.graph.parent
+        while graph is not None:
+            known |= set(graph.symbols())
+            graph = graph.parent
+        return not set(types.free_symbols(value.type)) <= known
+
+    def _return(self, index: int, name: str, value: Value) -> dict[str, Any]:
+        self._require_tensor(value)
+        source = self._buffer_of[value]
+        if self._buffers[source]["kind"] == "output" and not self._buffers[source].get("returned"):
+            self._buffers[source]["returned"] = True
+            buffer = source
+        else:
+            buffer = self._add({"kind": "output", "returned": True}, value.type)
+            self._touch(source, len(self._items))
+            self._items.append({"do": "copy", "from": source, "to": buffer})
+        shape = [to_json(d) for d in value.shape]
+        self._buffers[buffer]["shape"] = shape
+        return {"name": name, "dtype": value.dtype.name, "shape": shape, "buffer": buffer}
+
+    def _control(self, node: Node) -> None:
+        from dhc.backends.plan_control import lower_control
+
+        lower_control(self, node, self._lower)
+
+    def item(self, item: dict[str, Any], reads: Sequence[int]) -> None:
+        """Appends a control item that reads buffers."""
+        for buffer in reads:
+            self._touch(buffer, len(self._items))
+        self._items.append(item)
+
+    def dynamic(self, value: Value) -> int:
+        """A buffer that the runtime itself allocates when a control item has finished."""
+        self._require_tensor(value)
+        buffer = self._add({"kind": "dynamic"}, value.type)
+        self._buffer_of[value] = buffer
+        self._uses_left[buffer] = self._count_uses(value)
+        return buffer
+
+    def note_symbols(self, names: Sequence[str]) -> None:
+        """Symbols that a control item binds."""
+        self._runtime_symbols.update(names)
+
+    def _add(self, entry: dict[str, Any], type_: TensorType) -> int:
+        entry = {
+            **entry,
+            "dtype": type_.dtype.name,
+            "shape": [to_json(d) for d in type_.shape],
+            "bytes": to_json(type_.nbytes),
+        }
+        self._buffers.append(entry)
+        return len(self._buffers) - 1
+
+    def _touch(self, buffer: int, item: int) -> None:
+        entry = self._buffers[buffer]
+        while entry["kind"] == "alias":
+            entry = self._buffers[entry["of"]]
+        if entry["kind"] == "arena":
+            entry["first"] = min(entry.get("first", item), item)
+            entry["last"] = max(entry.get("last", item), item)
+
+    def _count_uses(self, value: Value) -> int:
+        return len(value.uses)
+
+    def _require_tensor(self, value: Value) -> None:
+        if not isinstance(value.type, TensorType) or value.type.dtype.kind == "s":
+            raise UnsupportedError(f"{value.type} cannot be held on a device", where=str(value.location))
+
+
+def is_pure_elementwise(node: Node) -> bool:
+    """True when every result element is written after the operand elements at the same position were read."""
+    return isinstance(node.op.kind, Elementwise)
+
+
+def symbols_of(dims: Sequence[Dim]) -> list[str]:
+    """Free symbols of several dims, sorted."""
+    return sorted({s for d in dims for s in symbols.free_symbols(d)})
