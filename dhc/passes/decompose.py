@@ -1,0 +1,38 @@
+"""Replaces composite ops (softmax, normalisations, ...) by their parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dhc.ir.builder import Builder
+from dhc.ir.graph import Graph, Node, Value
+from dhc.ir.kinds import Composite
+from dhc.ir.op import Call
+from dhc.passes.base import Pass, PassResult, register_pass
+from dhc.passes.rewrite import Rewritten, Rule, apply_rules
+
+
+@register_pass
+@dataclass(frozen=True)
+class Decompose(Pass):
+    """Rewrites composites until only primitive kinds are left.
+
+    Attributes:
+        keep: names of composites to leave alone, separated by ``+`` (a backend with a kernel of its own keeps them).
+    """
+
+    name: ClassVar[str] = "decompose"
+    keep: str = ""
+
+    def run(self, graph: Graph) -> PassResult:
+        """Expands every composite, also in nested graphs."""
+        kept = frozenset(filter(None, self.keep.split("+")))
+
+        def expand(b: Builder, node: Node) -> Rewritten:
+            if not isinstance(node.op.kind, Composite) or node.op.name in kept:
+                return None
+            parts = node.op.kind.build(b, node.operands, Call.of(node))
+            return [parts] if isinstance(parts, Value) else list(parts)
+
+        return apply_rules(graph, [Rule("decomposed", (), expand)])
