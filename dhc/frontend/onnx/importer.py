@@ -1,0 +1,271 @@
+"""Imports an ONNX graph: names to values, nodes through their handlers, problems collected first."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from dhc_runtime.errors import DhcError, ModelError, ShapeError, UnsupportedError, UsageError
+
+from dhc.frontend.onnx.context import Known, NodeContext, Scope
+from dhc.frontend.onnx.handlers import find_handler, known_operators
+from dhc.frontend.onnx.reader import nested_graphs
+from dhc.frontend.onnx.shape_math import fold_shapes
+from dhc.frontend.onnx.tensors import from_onnx_dtype, to_array
+from dhc.ir import symbols
+from dhc.ir.graph import Graph, Value
+from dhc.ir.location import Location
+from dhc.ir.symbols import Dim
+from dhc.ir.types import OptionalType, SequenceType, TensorType, Type
+
+
+def import_model(
+    model: Any, shapes: Mapping[str, Sequence[int | str]], source: str = "model", folder: Path | None = None
+) -> Graph:
+    """Imports a ModelProto (see `dhc.load_onnx`)."""
+    importer = Importer(model, source, folder)
+    importer.check_operators()
+    return importer.run(shapes)
+
+
+class Importer:
+    """The state of one import.
+
+    Attributes:
+        model: the ModelProto.
+        source: file name for locations.
+        folder: where external data may lie.
+        opsets: domain -> version.
+    """
+
+    def __init__(self, model: Any, source: str, folder: Path | None) -> None:
+        self.model = model
+        self.source = source
+        self.folder = folder
+        self.opsets = {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
+        self.functions = {(f.domain, f.name): f for f in model.functions}
+
+    def check_operators(self) -> None:
+        """Lists every operator that has no handler.
+
+        Raises:
+            UnsupportedError: there is at least one.
+        """
+        import difflib
+
+        problems: list[str] = []
+        known = known_operators()
+        for graph, _ in nested_graphs(self.model.graph):
+            for node in graph.node:
+                if (node.domain, node.op_type) in self.functions:
+                    continue
+                domain = node.domain or "ai.onnx"
+                if find_handler(domain, node.op_type, self.opsets.get(domain, 1)) is not None:
+                    continue
+                close = difflib.get_close_matches(node.op_type, known, 1)
+                hint = f" (is {close[0]} meant?)" if close and domain == "ai.onnx" else ""
+                if domain not in self.opsets:
+                    hint = f" (the model imports no opset of the domain {domain!r})"
+                problems.append(f"{domain}.{node.op_type} at {self.location(node)}{hint}")
+        if problems:
+            raise UnsupportedError(
+                f"{self.source} uses {len(problems)} nodes that dhc does not support", problems=problems,
+                hint="see docs/support.md; write a handler as CONTRIBUTING.md shows, or replace them in the exporter",
+            )  # fmt: skip
+
+    def location(self, node: Any) -> Location:
+        """Where a NodeProto is."""
+        name = node.name or (node.output[0] if node.output else "")
+        return Location(source=self.source, node=name, op=node.op_type)
+
+    def run(self, shapes: Mapping[str, Sequence[int | str]]) -> Graph:
+        """Imports the main graph."""
+        proto = self.model.graph
+        graph = Graph(_symbol(proto.name) or "main")
+        graph.metadata["source"] = self.source
+        graph.metadata["opset"] = ", ".join(f"{d} {v}" for d, v in sorted(self.opsets.items()))
+        if self.model.producer_name:
+            graph.metadata["producer"] = self.model.producer_name
+        scope = Scope(graph)
+        self._initializers(proto, scope)
+        names = [v.name for v in proto.input if v.name not in scope.names]
+        unknown = sorted(set(shapes) - set(names))
+        if unknown:
+            raise UsageError(f"the model has no input {unknown}; its inputs are {names}", where=self.source)
+        for info in proto.input:
+            if info.name not in scope.names:
+                type_ = self._input_type(info, graph, shapes.get(info.name))
+                scope.names[info.name] = graph.add_input(info.name, type_)
+        self.import_nodes(proto, scope)
+        self._outputs(proto, scope)
+        return graph
+
+    def import_nodes(self, proto: Any, scope: Scope) -> None:
+        """Imports the nodes of a GraphProto into a scope, in topological order whatever their order in the file.
+
+        Raises:
+            ModelError: names are defined twice or nodes form a cycle.
+        """
+        for node in self._ordered(proto, scope):
+            self._import_node(node, scope)
+
+    def _ordered(self, proto: Any, scope: Scope) -> list[Any]:
+        defined: dict[str, int] = {}
+        for i, node in enumerate(proto.node):
+            for name in node.output:
+                if name and (name in defined or name in scope.names):
+                    raise ModelError(f"the name {name!r} is defined twice", where=str(self.location(node)))
+                if name:
+                    defined[name] = i
+        needs = [
+            {defined[n] for n in self._reads(node) if n in defined and defined[n] != i or n in node.output and n}
+            for i, node in enumerate(proto.node)
+        ]
+        order: list[int] = []
+        state = [0] * len(proto.node)  # 0 new, 1 open, 2 done
+        for start in range(len(proto.node)):
+            stack = [(start, iter(sorted(needs[start])))]
+            if state[start] == 2:
+                continue
+            state[start] = 1
+            while stack:
+                current, pending = stack[-1]
+                following = next(pending, None)
+                if following is None:
+                    state[current] = 2
+                    order.append(current)
+                    stack.pop()
+                elif state[following] == 1:
+                    raise ModelError("the nodes form a cycle", where=str(self.location(proto.node[following])))
+                elif state[following] == 0:
+                    state[following] = 1
+                    stack.append((following, iter(sorted(needs[following]))))
+        return [proto.node[i] for i in order]
+
+    def _reads(self, node: Any) -> list[str]:
+        """Names that a node reads, also from inside its nested graphs."""
+        names = [n for n in node.input if n]
+        for attribute in node.attribute:
+            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                for inner, _ in nested_graphs(graph):
+                    for inner_node in inner.node:
+                        names.extend(n for n in inner_node.input if n)
+                    names.extend(o.name for o in inner.output)
+        return names
+
+    def _import_node(self, node: Any, scope: Scope) -> None:
+        location = self.location(node)
+        function = self.functions.get((node.domain, node.op_type))
+        if function is not None:
+            self._inline_function(node, function, scope)
+            return
+        domain = node.domain or "ai.onnx"
+        opset = self.opsets.get(domain, 1)
+        context = NodeContext(node, scope, opset, location, self.folder, self)
+        folded = fold_shapes(context)
+        if folded is not None:
+            scope.names[node.output[0]] = folded
+            return
+        handler = find_handler(domain, node.op_type, opset)
+        if handler is None:
+            raise UnsupportedError(f"{domain}.{node.op_type} is not supported", where=str(location))
+        try:
+            results = handler(context)
+        except DhcError:
+            raise
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, AssertionError) as error:
+            raise ModelError(f"{node.op_type} is not valid: {error}", where=str(location)) from error
+        listed = [results] if isinstance(results, (Value, Known, np.ndarray)) or results is None else list(results)
+        for name, result in zip(node.output, listed):
+            if not name or result is None:
+                continue
+            if isinstance(result, Value) and not result.name:
+                result.name = name
+            scope.names[name] = result
+
+    def _inline_function(self, node: Any, function: Any, scope: Scope) -> None:
+        from dhc.frontend.onnx.functions import inline_function
+
+        inline_function(self, node, function, scope)
+
+    def _initializers(self, proto: Any, scope: Scope) -> None:
+        for tensor in proto.initializer:
+            if not tensor.name or tensor.name in scope.names:
+                raise ModelError(f"initializer {tensor.name!r} is unnamed or defined twice", where=self.source)
+            scope.names[tensor.name] = to_array(tensor, self.folder)
+        for sparse in proto.sparse_initializer:
+            from dhc.frontend.onnx.sparse import to_dense
+
+            scope.names[sparse.values.name] = to_dense(sparse, self.folder)
+
+    def _input_type(self, info: Any, graph: Graph, given: Sequence[int | str] | None) -> Type:
+        type_ = self.convert_type(info.type, graph, info.name)
+        if given is None:
+            return type_
+        if not isinstance(type_, TensorType):
+            raise UsageError(f"input {info.name!r} is {type_}: it takes no shape", where=self.source)
+        dims = tuple(symbols.parse_dim(d) if isinstance(d, str) else int(d) for d in given)
+        declared = info.type.tensor_type.HasField("shape")
+        if declared and len(dims) != type_.rank:
+            raise ShapeError(
+                f"input {info.name!r} is {type_}; the shape {list(given)} has another rank", where=self.source
+            )
+        for axis, (old, new) in enumerate(zip(type_.shape, dims)):
+            if isinstance(old, int) and old != new:
+                raise ShapeError(f"axis {axis} of input {info.name!r} is fixed to {old}, not {new}", where=self.source)
+        return type_.with_shape(dims)
+
+    def convert_type(self, proto: Any, graph: Graph, name: str) -> Type:
+        """A TypeProto as a type; sizes without a value become symbols.
+
+        Raises:
+            ModelError: the type is missing or has no rank.
+        """
+        kind = proto.WhichOneof("value")
+        if kind == "tensor_type":
+            dtype = from_onnx_dtype(proto.tensor_type.elem_type, f"value {name!r} of {self.source}")
+            dims: list[Dim] = []
+            for axis, dim in enumerate(proto.tensor_type.shape.dim):
+                if dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0:
+                    dims.append(int(dim.dim_value))
+                else:
+                    text = _symbol(dim.dim_param) or _symbol(f"{name}_{axis}") or graph.fresh_symbol("d")
+                    dims.append(symbols.sym(text))
+            return TensorType(dtype, tuple(dims))
+        if kind == "sequence_type":
+            return SequenceType(self.convert_type(proto.sequence_type.elem_type, graph, name))
+        if kind == "optional_type":
+            return OptionalType(self.convert_type(proto.optional_type.elem_type, graph, name))
+        raise ModelError(f"value {name!r} has no type that dhc knows", where=self.source)
+
+    def _outputs(self, proto: Any, scope: Scope) -> None:
+        for info in proto.output:
+            found = scope.find(info.name)
+            if found is None:
+                raise ModelError(f"output {info.name!r} is not defined", where=self.source)
+            if not isinstance(found, Value):
+                context = NodeContext(_Nameless, scope, 1, Location(self.source, node=info.name), self.folder, self)
+                found = context.materialize(found, info.name)
+            scope.graph.output(found, names=(info.name,))
+
+
+class _Nameless:
+    """Stands in for a NodeProto where a constant is returned directly."""
+
+    op_type = "output"
+    input: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    attribute: tuple[Any, ...] = ()
+
+
+def _symbol(text: str) -> str:
+    """A symbol name made of an ONNX name; empty when nothing is left."""
+    cleaned = re.sub(r"[^A-Za-z0-9_]", "_", text).strip("_")
+    if not cleaned:
+        return ""
+    if cleaned in symbols.FUNCTIONS or not (cleaned[0].isalpha() or cleaned[0] == "_"):
+        cleaned = f"d_{cleaned}"
+    return cleaned
