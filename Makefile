@@ -47,10 +47,11 @@ nightly: .venv/.stamp-dev
 	@DHC_HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "nightly or not nightly" $(ARGS)
 
 lint: .venv/.stamp-dev
-	@echo "[lint] ruff check";        $(BIN)/ruff check .
-	@echo "[lint] ruff format";       $(BIN)/ruff format --check .
-	@echo "[lint] mypy --strict";     $(BIN)/mypy
-	@echo "[lint] layers";            $(BIN)/lint-imports
+	@echo "[lint] ruff check";         $(BIN)/ruff check .
+	@echo "[lint] ruff format";        $(BIN)/ruff format --check .
+	@echo "[lint] Python 3.8";         $(BIN)/vermin --quiet --no-tips --violations -t=3.8- runtime/dhc_runtime
+	@echo "[lint] mypy --strict";      $(BIN)/mypy
+	@echo "[lint] layers";             $(BIN)/lint-imports
 
 bench: .venv/.stamp-bench
 	@$(BIN)/python -m bench $(ARGS)
