@@ -1,0 +1,254 @@
+"""Batched matrix product with packed column panels.
+
+``b`` is copied panel by panel (as many columns as a register tile has) into scratch memory that fits the second-level
+cache, or comes packed at compile time when it is constant; ``a`` is read in place with run-time strides, which also
+serves its transpose. Each result is one sum in the order of k, whatever the number of threads or the blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dhc.backends.cpu.contract.spec import KernelCode, MatmulSpec, kernel_name
+from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, load_lanes, tile_shape
+from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.target import CpuTarget
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PARAMS = ("batch0", "batch1", "batch2", "m", "n", "k",
+          "a_stride0", "a_stride1", "a_stride2", "b_stride0", "b_stride1", "b_stride2")
+
+
+def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Lays out a constant ``b`` for a kernel with ``packed_b``.
+
+    Args:
+        spec: the kernel's spec.
+        target: its target.
+        b: ``[k, n]``, or ``[n, k]`` with ``transpose_b``.
+
+    Returns:
+        ``[panel, k, columns of a tile]``, the last panel filled up with zeros.
+    """
+    import numpy as np
+
+    matrix = b.T if spec.transpose_b else b
+    k, n = matrix.shape
+    columns = tile_shape(target, spec.dtype).columns
+    panels = -(-n // columns)
+    padded = np.zeros((k, panels * columns), dtype=matrix.dtype)
+    padded[:, :n] = matrix
+    return np.ascontiguousarray(padded.reshape(k, panels, columns).transpose(1, 0, 2))
+
+
+def transpose_block(f: Function, rows: list[Value], lanes: int) -> list[Value]:
+    """Transposes ``lanes`` vectors of ``lanes`` elements in registers, in log2(lanes) rounds of shuffles."""
+    distance = lanes // 2
+    # Each round exchanges the off-diagonal halves of blocks of 2 * distance.
+    while distance:
+        result: list[Value | None] = [None] * lanes
+        for i in range(lanes):
+            if i & distance:
+                continue
+            low, high = rows[i], rows[i + distance]
+            first = [j if not j & distance else lanes + (j - distance) for j in range(lanes)]
+            second = [j + distance if not j & distance else lanes + j for j in range(lanes)]
+            result[i] = f.shuffle(low, high, first)
+            result[i + distance] = f.shuffle(low, high, second)
+        rows = [row for row in result if row is not None]
+        distance //= 2
+    return rows
+
+
+def _emit_pack(module: Module, spec: MatmulSpec, shape: TileShape) -> Function:
+    """``void pack(b, n, k, first_step, steps, first_column, to)``: one panel of ``steps`` steps, zero-filled."""
+    item, lanes, element = ITEM_BYTES[spec.dtype], shape.lanes, ELEMENT[spec.dtype]
+    vector, columns = f"<{lanes} x {element}>", shape.columns
+    f = module.function("pack", "void", (("ptr", "b"), ("i64", "n"), ("i64", "k"), ("i64", "first_step"),
+                                         ("i64", "steps"), ("i64", "first_column"), ("ptr", "to")))
+    b, n, k, first, steps, column, to = (f.argument(name) for _, name in f.arguments)
+    width = f.value(f.minimum(columns, n - column))
+    if not spec.transpose_b:
+        source = f.at(b, (first * n + column) * item)
+
+        def whole() -> None:
+            with f.loop(0, steps) as s:
+                for v in range(shape.vectors):
+                    value = f.load(vector, f.at(f.at(source, s * n * item), v * lanes * item), item)
+                    f.store(value, f.at(f.at(to, s * (columns * item)), v * lanes * item), lanes * item)
+
+        def edge() -> None:
+            with f.loop(0, steps) as s:
+                for v in range(shape.vectors):
+                    left = f.value(f.maximum(0, f.minimum(lanes, width - v * lanes)))
+                    value = load_lanes(f, vector, f.at(f.at(source, s * n * item), v * lanes * item), left, item)
+                    f.store(value, f.at(f.at(to, s * (columns * item)), v * lanes * item), lanes * item)
+
+        f.if_else(width.equals(columns), whole, edge)
+        f.ret()
+        return f
+
+    source = f.at(b, (column * k + first) * item)
+
+    def scalars(j: Value, start: Int, stop: Value) -> None:
+        with f.loop(start, stop) as s:
+            value = f.load(element, f.at(source, (j * k + s) * item), item)
+            f.store(value, f.at(to, (s * columns + j) * item), item)
+
+    def block(group: int) -> None:
+        bulk = (steps // lanes) * lanes
+        with f.loop(0, bulk, lanes) as s:
+            rows = [f.load(vector, f.at(source, (k * (group + j) + s) * item), item) for j in range(lanes)]
+            for i, row in enumerate(transpose_block(f, rows, lanes)):
+                f.store(row, f.at(to, ((s + i) * columns + group) * item), lanes * item)
+        with f.loop(group, group + lanes) as j:
+            scalars(j, bulk, steps)
+
+    def ragged(group: int) -> None:
+        with f.loop(group, group + lanes) as j:
+            def zeros(j: Value = j) -> None:
+                with f.loop(0, steps) as s:
+                    f.store(f.constant(0.0, element), f.at(to, (s * columns + j) * item), item)
+
+            f.if_else(j < width, lambda j=j: scalars(j, 0, steps), zeros)  # type: ignore[misc]
+
+    for group in range(0, columns, lanes):
+        f.if_else(width >= group + lanes, lambda group=group: block(group),  # type: ignore[misc]
+                  lambda group=group: ragged(group))  # type: ignore[misc]
+    f.ret()
+    return f
+
+
+def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
+    """Generates the kernel of a matrix product.
+
+    Buffers: ``a``, ``b``, [``bias``], [``epilogue0``...], ``out``, ``scratch``. Parameters: :data:`PARAMS`; batch
+    strides are in elements, 0 broadcasts; ``out`` is contiguous over (batch0, batch1, batch2, m, n).
+    """
+    module = Module(target, kernel_name(spec, target))
+    item, shape = ITEM_BYTES[spec.dtype], tile_shape(target, spec.dtype)
+    columns = shape.columns
+    pack_bytes = target.l2_bytes // 2
+    step_limit = pack_bytes // (columns * item)
+
+    row_counts = sorted({shape.rows, max(shape.rows // 2, 1), 2, 1}, reverse=True)
+    tiles = {rows: emit_accumulate(module, f"tile{rows}", TileShape(rows, shape.vectors, shape.lanes), columns,
+                                   spec.dtype, (0,), packed_rows=False, resume=True) for rows in row_counts}
+    pack = None if spec.packed_b else _emit_pack(module, spec, shape)
+    bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
+    operands = spec.epilogue.operands()
+    buffers = ["a", "b", *(["bias"] if spec.bias != "none" else []), *[f"epilogue{i}" for i in range(len(operands))],
+               "out", "scratch"]
+    if spec.packed_b:
+        buffers.pop()
+    store = emit_store(module, "store", spec.dtype, shape.lanes, columns, spec.epilogue, bias=bias_kind, bias_buffer=2,
+                       first_operand=buffers.index("out") - len(operands), out_buffer=buffers.index("out"))
+
+    f = module.kernel(module.name)
+    names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
+    m, n, k, tid, nthreads = names["m"], names["n"], names["k"], f.argument("tid"), f.argument("nthreads")
+    a_base, b_base = f.pointer_argument(0), f.pointer_argument(1)
+    scratch = None if spec.packed_b else f.at(f.pointer_argument(buffers.index("scratch")), tid * pack_bytes)
+    sums = f.stack(shape.rows * columns * item)
+    row_stride, step_stride = (f.const(item), m * item) if spec.transpose_a else (k * item, f.const(item))
+
+    # Column blocks: as many panels as fit the scratch memory, then evened out over the threads.
+    batches = names["batch0"] * names["batch1"] * names["batch2"]
+    panels = f.value(f.ceildiv(n, columns))
+    panel_elements = f.value(f.maximum(k * columns, 1))
+    most = f.value(f.maximum(pack_bytes // item // panel_elements, 1))
+    blocks = f.value(f.ceildiv(panels, most))
+    blocks = f.select(panels >= nthreads, f.ceildiv(blocks, nthreads) * nthreads, blocks)  # type: ignore[operator]
+    block_panels = f.value(f.maximum(f.ceildiv(panels, f.maximum(blocks, 1)), 1))
+    blocks = f.value(f.ceildiv(panels, block_panels))
+    row_tile_count = f.value(f.ceildiv(m, shape.rows))
+    even = ((batches * blocks) % nthreads).equals(0)
+    splits = f.select(even, 1, f.minimum(nthreads, f.maximum(row_tile_count, 1)))
+    begin, end = even_share(f, batches * blocks * splits, tid, nthreads)
+    packed_key = f.variable("i64", -1)
+    # With few rows a copy of b would cost more than it saves: its rows are then read in place.
+    in_place = m <= 2 * shape.rows
+
+    with f.loop(begin, end) as unit:
+        split, outer = unit % splits, unit // splits
+        block, batch = outer % blocks, outer // blocks
+        inner = batch % names["batch2"]
+        middle = (batch // names["batch2"]) % names["batch1"]
+        outermost = batch // (names["batch2"] * names["batch1"])
+
+        def batch_offset(which: str, parts: tuple[Value, ...] = (outermost, middle, inner)) -> Value:
+            offset = parts[0] * names[f"{which}_stride0"]
+            for i in (1, 2):
+                offset = offset + parts[i] * names[f"{which}_stride{i}"]
+            return offset * item
+
+        a, b = f.at(a_base, batch_offset("a")), f.at(b_base, batch_offset("b"))
+        first_panel = block * block_panels
+        last_panel = f.value(f.minimum(panels, first_panel + block_panels))
+        first_row = ((row_tile_count * split) // splits) * shape.rows
+        last_row = f.value(f.minimum(m, ((row_tile_count * (split + 1)) // splits) * shape.rows))
+        out_start = batch * m * n
+
+        if pack is not None and scratch is not None:
+            fresh = packed_key.get().equals(outer)
+            with f.if_(fresh.equals(0)):
+                packed_key.set(outer)
+                with f.loop(first_panel, last_panel) as panel:
+                    ragged = (panel + 1) * columns > n
+                    small = k <= step_limit
+                    wanted = small if spec.transpose_b else small & (ragged | in_place.equals(0))
+                    with f.if_(wanted):
+                        to = f.at(scratch, (panel - first_panel) * (columns * item) * k)
+                        f.call(pack, [b, n, k, 0, k, panel * columns, to])
+
+        def run_tile(rows: int, row: Value, panel: Value, a: Value = a, b: Value = b,
+                     first_panel: Value = first_panel, out_start: Value = out_start) -> None:
+            zero = Value(f, f"<{shape.lanes} x {ELEMENT[spec.dtype]}>", "zeroinitializer")
+            for i in range(rows * shape.vectors):
+                f.store(zero, f.at(sums, i * shape.lanes * item), shape.lanes * item)
+            a_tile = f.at(a, row * row_stride)
+
+            def accumulate(a_at: Value, b_at: Value, b_stride: Int, steps: Value) -> None:
+                f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, steps, sums])
+
+            if pack is None or scratch is None:
+                accumulate(a_tile, f.at(b, panel * (columns * item) * k), columns * item, k)
+            else:
+                def packed() -> None:
+                    accumulate(a_tile, f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item, k)
+
+                def by_steps() -> None:
+                    # A panel that is longer than the scratch memory is copied piece by piece for each tile.
+                    with f.loop(0, k, step_limit) as s:
+                        steps = f.value(f.minimum(step_limit, k - s))
+                        f.call(pack, [b, n, k, s, steps, panel * columns, scratch])
+                        accumulate(f.at(a_tile, s * step_stride), scratch, columns * item, steps)
+
+                def from_scratch() -> None:
+                    f.if_else(k <= step_limit, packed, by_steps)
+
+                if spec.transpose_b:
+                    from_scratch()
+                else:
+                    whole = (panel + 1) * columns <= n
+                    f.if_else(whole & in_place,
+                              lambda: accumulate(a_tile, f.at(b, panel * (columns * item)), n * item, k), from_scratch)
+            width = f.minimum(columns, n - panel * columns)
+            f.call(store, [f.argument("buffers"), sums, rows, width, out_start + row * n + panel * columns, n, row,
+                           panel * columns])
+
+        def over_panels(rows: int, row: Value, panel_range: tuple[Value, Value] = (first_panel, last_panel),
+                        body: Callable[[int, Value, Value], None] = run_tile) -> None:
+            with f.loop(*panel_range) as panel:
+                body(rows, row, panel)
+
+        row = f.variable("i64", first_row)
+        for rows in row_counts:
+            with f.while_(lambda rows=rows: row.get() + rows <= last_row):  # type: ignore[misc]
+                over_panels(rows, row.get())
+                row.set(row.get() + rows)
+    f.ret(0)
+    return KernelCode(module.name, module.text(), tuple(buffers), PARAMS, 0 if spec.packed_b else pack_bytes)

@@ -1,0 +1,161 @@
+"""What a contraction kernel computes, as frozen plain data, and what a generator returns.
+
+Specs hold what is fixed at compile time; sizes that are not in a spec are run-time parameters of the kernel. The
+canonical text of spec and target together is hashed into the kernel's name: equal names mean equal code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.target import CpuTarget
+from dhc_runtime.errors import UsageError
+
+# Part of every kernel's hash: raise it when generated code changes in a way that specs do not show.
+GENERATOR_VERSION = 1
+DTYPES = ("f32", "f64")
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """One generated kernel of the CPU kernel ABI.
+
+    Attributes:
+        name: symbol, a content hash.
+        ir: LLVM IR text of its module.
+        buffers: roles of the buffers in their order: operands (``a``, ``b``, ``input``, ``weight``, ``bias``,
+            ``epilogue0``...), then ``out``, then ``scratch`` when ``scratch_per_thread`` is not 0.
+        params: names of the run-time sizes in their order.
+        scratch_per_thread: bytes of scratch memory for each thread; the ``scratch`` buffer holds this times the number
+            of threads and is 64-byte aligned.
+    """
+
+    name: str
+    ir: str
+    buffers: tuple[str, ...]
+    params: tuple[str, ...]
+    scratch_per_thread: int
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise UsageError(f"contraction kernels compute in {' or '.join(DTYPES)}, not {dtype}",
+                         hint="Other dtypes go through the loop-level path")
+
+
+@dataclass(frozen=True)
+class MatmulSpec:
+    """``out[b, m, n] = epilogue(sum_k a[b, m, k] * b[b, k, n] + bias)``.
+
+    Attributes:
+        dtype: of all operands and the result, ``f32`` or ``f64``.
+        transpose_a: ``a`` is stored ``[b, k, m]``.
+        transpose_b: ``b`` is stored ``[b, n, k]``.
+        packed_b: ``b`` is one constant matrix, laid out by :func:`~dhc.backends.cpu.contract.matmul.pack_b`.
+        bias: ``none``, ``n`` (a vector over columns) or ``m`` (a vector over rows).
+        epilogue: what happens to each result before it is stored.
+    """
+
+    dtype: str = "f32"
+    transpose_a: bool = False
+    transpose_b: bool = False
+    packed_b: bool = False
+    bias: str = "none"
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        if self.bias not in ("none", "n", "m"):
+            raise UsageError(f"matmul bias is none, n or m, not {self.bias}")
+
+    def text(self) -> str:
+        """Canonical text."""
+        return (f"matmul {self.dtype} ta={int(self.transpose_a)} tb={int(self.transpose_b)} "
+                f"packed_b={int(self.packed_b)} bias={self.bias} epilogue=[{self.epilogue.text()}]")
+
+
+@dataclass(frozen=True)
+class _WindowSpec:
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    pad_begin: tuple[int, ...] = ()
+    groups: int = 1
+    bias: bool = False
+    dtype: str = "f32"
+    epilogue: Epilogue = field(default_factory=Epilogue)
+    narrow: bool = False
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        rank = len(self.kernel)
+        if not 1 <= rank <= 3:
+            raise UsageError(f"convolution kernels have 1 to 3 spatial dimensions, not {rank}")
+        for name, default in (("stride", 1), ("dilation", 1), ("pad_begin", 0)):
+            value = tuple(getattr(self, name)) or (default,) * rank
+            if len(value) != rank:
+                raise UsageError(f"{name} has {len(value)} values for {rank} spatial dimensions")
+            object.__setattr__(self, name, value)
+        if self.groups < 1 or self.in_channels % self.groups or self.out_channels % self.groups:
+            raise UsageError(f"{self.groups} groups do not divide {self.in_channels} and {self.out_channels} channels")
+        if min(self.kernel) < 1 or min(self.stride) < 1 or min(self.dilation) < 1:
+            raise UsageError("kernel sizes, strides and dilations are at least 1")
+
+    def text(self) -> str:
+        """Canonical text."""
+        def dims(values: tuple[int, ...]) -> str:
+            return "x".join(map(str, values))
+
+        return (f"{type(self).__name__} {self.dtype} {self.in_channels}->{self.out_channels} g={self.groups} "
+                f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
+                f"bias={int(self.bias)} narrow={int(self.narrow)} epilogue=[{self.epilogue.text()}]")
+
+    def padded(self, values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
+        """``values`` extended by leading dimensions to three."""
+        z, y, x = (fill,) * (3 - len(values)) + tuple(values)
+        return z, y, x
+
+
+@dataclass(frozen=True)
+class ConvSpec(_WindowSpec):
+    """A convolution (cross-correlation) of ``[N, C, (D, (H,)) W]`` by weights ``[OC, C / groups, k...]``.
+
+    Attributes:
+        in_channels: C.
+        out_channels: OC.
+        kernel: window size of each spatial dimension, 1 to 3 of them.
+        stride: defaults to 1.
+        dilation: defaults to 1.
+        pad_begin: zeros before the first element of each dimension (negative crops); what follows the last element is
+            given by the output size at run time.
+        groups: number of groups.
+        bias: whether a vector over output channels is added.
+        dtype: ``f32`` or ``f64``.
+        epilogue: what happens to each result before it is stored.
+        narrow: the output is expected to be only a few vectors wide: a matter of speed, never of results' validity.
+            :func:`~dhc.backends.cpu.contract.registry.normalize` sets it.
+    """
+
+
+@dataclass(frozen=True)
+class ConvTransposeSpec(_WindowSpec):
+    """A transposed convolution (the gradient of a convolution with respect to its input).
+
+    ``[N, C, (D, (H,)) W]`` by weights ``[C, OC / groups, k...]``; output position ``o`` takes input position ``i`` times
+    tap ``k`` where ``o = i * stride - pad_begin + k * dilation``. The output size, with end pads and output padding in
+    it, is given at run time. Attributes as :class:`ConvSpec`.
+    """
+
+
+Spec = MatmulSpec | ConvSpec | ConvTransposeSpec
+
+
+def kernel_name(spec: Spec, target: CpuTarget) -> str:
+    """The symbol of a kernel: a hash of all that decides its code."""
+    content = f"{GENERATOR_VERSION}\n{spec.text()}\n{target.text()}"
+    stem = {MatmulSpec: "matmul", ConvSpec: "conv", ConvTransposeSpec: "conv_transpose"}[type(spec)]
+    return f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:20]}"
