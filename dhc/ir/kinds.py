@@ -10,8 +10,9 @@ Kinds that compute element by element carry a definition in scalar expressions. 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Sequence, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from dhc.ir.scalar import ScalarExpr
 from dhc.ir.symbols import Dim
@@ -113,18 +114,29 @@ class Contract:
 class Opaque:
     """An op given by an imperative function on arrays (sort, scatter, recurrences, suppression).
 
-    The function takes NumPy arrays for the operands, then for the results (already allocated, to be filled), then
-    for the scratch buffers, then the numbers of `args`. It uses only loops, arithmetic, `math` and indexing (Numba
-    compiles it in nopython mode; CUDA runs it in one thread), allocates nothing and returns 0 or an error code of
-    the kernel ABI (1: index out of bounds).
+    The function takes NumPy arrays for the operands, then for the results (already allocated, to be filled), then,
+    when `count`, an i64 array of one element for the number of elements found, then for the scratch buffers, then
+    the numbers of `args`, then, when `parallel`, the two ends of the range of items. It uses only loops, arithmetic,
+    `math` and indexing (Numba compiles it in nopython mode; CUDA runs it in one thread), allocates nothing and
+    returns 0 or an error code of the kernel ABI (1: index out of bounds). A function that serves any rank may end in
+    ``*numbers``; only integers are then among them.
+
+    Results whose size depends on the data: `bounds` gives the largest shape that each result can have; memory is
+    planned with it. The function writes such a result compactly, as if its shape were the final one, from the start
+    of its array, and the final number of elements along the new symbol into the count array; that number is then
+    bound to the op's attribute of kind ``symbol``. Such functions are always `flat` and run on one thread.
 
     Attributes:
         function: the function; must not depend on globals other than `math` and numbers.
         args: ``call -> numbers or dims`` appended to the arguments.
-        scratch: ``call -> [(dtype, shape), ...]`` further arrays it may use.
+        scratch: ``call -> [(dtype, shape), ...]`` further arrays it may use, shared by all threads (each item uses its
+            own part).
         role: ``scan`` (recurrent), ``scatter``, ``sort`` or ``opaque``.
         parallel: ``call -> dim`` number of independent work items; the function then takes two more numbers at the
             end, the half-open range of items to do. None: runs on one thread.
+        flat: all arrays are passed 1-D, row-major, whatever their shape (a scalar has one element); else n-d.
+        bounds: ``call -> [largest shape, ...]``, one for each result; None: the results have their inferred shapes.
+        count: the function reports the size of the new symbol as described above.
     """
 
     function: Callable[..., int]
@@ -132,6 +144,9 @@ class Opaque:
     scratch: Callable[[Call], Sequence[tuple[Any, tuple[Dim, ...]]]] | None = None
     role: str = "opaque"
     parallel: Callable[[Call], Dim] | None = None
+    flat: bool = False
+    bounds: Callable[[Call], Sequence[tuple[Dim, ...]]] | None = None
+    count: bool = False
 
     @property
     def name(self) -> str:
