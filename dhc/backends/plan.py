@@ -7,7 +7,8 @@ single node becomes kernels is the device's `lower` function.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,9 @@ class PlanBuilder:
         self._uses_left[source] = 1 + self._count_uses(value)
         return True
 
-    def kernel(self, symbol: str, buffers: Sequence[int], params: Sequence[Dim], node: Node, barrier: bool = True) -> None:
+    def kernel(
+        self, symbol: str, buffers: Sequence[int], params: Sequence[Dim], node: Node, barrier: bool = True
+    ) -> None:
         """Appends one kernel step. Buffers used before get their liveness extended."""
         for buffer in buffers:
             self._touch(buffer, len(self._items))
@@ -133,9 +136,14 @@ class PlanBuilder:
             for operand in node.operands:
                 buffer = self._buffer_of[operand]
                 self._uses_left[buffer] = self._uses_left.get(buffer, 0) - 1
-        outputs = [self._return(i, name, value) for i, (name, value) in enumerate(zip(self.graph.output_names, self.graph.outputs))]  # fmt: skip
+        outputs = [self._return(name, value) for name, value in zip(self.graph.output_names, self.graph.outputs)]
         inputs = [
-            {"name": v.name, "dtype": v.dtype.name, "shape": [to_json(d) for d in v.shape], "buffer": self._buffer_of[v]}
+            {
+                "name": v.name,
+                "dtype": v.dtype.name,
+                "shape": [to_json(d) for d in v.shape],
+                "buffer": self._buffer_of[v],
+            }
             for v in self.graph.inputs
         ]
         return {
@@ -197,7 +205,9 @@ class PlanBuilder:
     def _plan_concatenations(self) -> None:
         """Finds operands of concatenations along the outermost axis: they are computed right where they belong."""
         for node in self.graph:
-            if node.op.name != "concat" or any(d != 1 for d in node.result.shape[: node.attrs["axis"] % node.result.type.rank]):
+            if node.op.name != "concat" or any(
+                d != 1 for d in node.result.shape[: node.attrs["axis"] % node.result.type.rank]
+            ):
                 continue
             if self._is_size_bound_later(node.result):
                 continue
@@ -270,7 +280,7 @@ class PlanBuilder:
             graph = graph.parent
         return not set(types.free_symbols(value.type)) <= known
 
-    def _return(self, index: int, name: str, value: Value) -> dict[str, Any]:
+    def _return(self, name: str, value: Value) -> dict[str, Any]:
         self._require_tensor(value)
         source = self._buffer_of[value]
         if self._buffers[source]["kind"] == "output" and not self._buffers[source].get("returned"):

@@ -7,8 +7,9 @@ one value per byte in memory and only packed inside artifacts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -112,8 +113,7 @@ c128 = DType("c128", "c", 128, "complex128")
 string = DType("str", "s", 0, "object_")
 
 ALL: dict[str, DType] = {
-    d.name: d
-    for d in (f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, i4, u4, boolean, c64, c128, string)
+    d.name: d for d in (f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, i4, u4, boolean, c64, c128, string)
 }
 
 FLOATS = frozenset({f64, f32, f16, bf16})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def bind_symbols(graph: Graph, arrays: Sequence[Any], bound: dict[str, int]) -> 
             if len(names) == 1 and dim == symbols.sym(names[0]):
                 bound.setdefault(names[0], size)
             pending.append((value, axis, dim, size))
-    for value, axis, dim, size in pending:
+    for _, _, dim, size in pending:
         _solve(dim, size, bound)
     for value, axis, dim, size in pending:
         try:

@@ -5,22 +5,23 @@ Parser, printer, verifier, Python builder method, docs table and test parametris
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Mapping, NoReturn, Sequence, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import numpy as np
 
 from dhc_runtime.errors import DhcError, ShapeError, TypeMismatchError
 
 from dhc.ir import symbols
-from dhc.ir.dtypes import ANY, DType, dtype as as_dtype, ordered
+from dhc.ir.dtypes import ANY, DType, ordered
+from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.kinds import Kind
 from dhc.ir.location import UNKNOWN, Location
 from dhc.ir.symbols import Dim, SymExpr
 from dhc.ir.types import TensorType, Type, substitute
 
 if TYPE_CHECKING:
-    from dhc.ir.builder import Builder
     from dhc.ir.graph import Graph, Node, Value
 
 
@@ -31,7 +32,9 @@ class _Required:
 
 REQUIRED = _Required()
 
-ATTR_KINDS = ("int", "float", "bool", "str", "ints", "floats", "strs", "dim", "dims", "dtype", "tensor", "symbol", "type", "types")  # fmt: skip
+ATTR_KINDS = (
+    "int", "float", "bool", "str", "ints", "floats", "strs", "dim", "dims", "dtype", "tensor", "symbol", "type", "types",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

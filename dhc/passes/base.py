@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Callable, ClassVar, Iterable, Sequence, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from dhc_runtime.errors import DhcError, UsageError
 

@@ -7,8 +7,9 @@ applies, visiting the users of what changed again.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence, Union
+from typing import Union
 
 from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph, Node, Value

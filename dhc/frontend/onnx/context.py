@@ -7,9 +7,10 @@ other than shape arithmetic wants it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -153,8 +154,7 @@ class NodeContext:
             made: Value = self.b.constant(found, name=name)
             return made
         if found.is_static:
-            made = self.b.constant(found.numpy(), found.dtype, name=name)
-            return made
+            return self.b.constant(found.numpy(), found.dtype, name=name)
         made = self.b.dims(values=tuple(found.array.reshape(-1)))
         if found.array.ndim != 1:
             made = self.b.reshape(made, shape=found.array.shape)
@@ -242,7 +242,7 @@ class NodeContext:
             return to_array(a.t, self.folder)
         if kind == AttributeProto.GRAPH:
             return a.g
-        self.unsupported(f"attribute {name!r} is of a kind that is not supported")
+        return self.unsupported(f"attribute {name!r} is of a kind that is not supported")
 
     def require_attr(self, name: str) -> Any:
         """An attribute that ONNX demands.

@@ -6,8 +6,9 @@ the one with the highest `since` not above the model's opset is used, which is O
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dhc.frontend.onnx.context import NodeContext

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from dhc_runtime.errors import ModelError, ResourceError
 
@@ -90,7 +91,7 @@ def _check_structure(proto: Any, name: str) -> None:
     if not versions:
         raise ModelError(f"{name} declares no opset", hint="export it again with a current exporter")
     check_opset(versions, name)
-    for graph, depth in nested_graphs(proto.graph):
+    for _, depth in nested_graphs(proto.graph):
         if depth > MAX_DEPTH:
             raise ModelError(f"{name} nests graphs more than {MAX_DEPTH} deep")
 
@@ -147,7 +148,8 @@ def open_external(folder: Path | None, location: str, name: str) -> int:
     try:
         descriptor = os.open(location, os.O_RDONLY | os.O_NOFOLLOW | getattr(os, "O_CLOEXEC", 0), dir_fd=directory)
     except OSError as error:
-        raise ModelError(f"cannot open the external data {location!r} of tensor {name!r}: {error.strerror}", hint=hint) from None  # fmt: skip
+        message = f"cannot open the external data {location!r} of tensor {name!r}: {error.strerror}"
+        raise ModelError(message, hint=hint) from None
     finally:
         os.close(directory)
     status = os.fstat(descriptor)

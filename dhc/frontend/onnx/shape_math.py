@@ -5,7 +5,8 @@ What it folds never becomes a node. Everything else goes to the handlers.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from dhc_runtime.errors import ModelError, UnsupportedError
 
+from dhc.frontend.onnx.reader import open_external
 from dhc.ir import dtypes
 from dhc.ir.dtypes import DType
-from dhc.frontend.onnx.reader import open_external
 
 MAX_ELEMENTS = 2**40
 
