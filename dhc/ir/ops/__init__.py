@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from dhc.ir.ops import (  # noqa: F401
+    activation,
     arithmetic,
+    cast,
+    compare,
+    complex,
+    conv,
+    conv_transpose,
+    cumulative,
+    logic,
+    math,
     matmul,
+    quantize,
+    random,
     reduce,
     structural,
     view,
