@@ -153,9 +153,82 @@ def load_lanes(f: Function, type_: str, pointer: Value, count: Value, item: int)
     return result.get()
 
 
+class ResultWriter:
+    """Writes the IR that finishes vectors of sums: bias, epilogue, store.
+
+    Args:
+        f: the function that stores; its buffers are its argument ``buffers``.
+        dtype: element type.
+        lanes: vector length.
+        epilogue: applied to each vector.
+        bias: ``none``, ``row`` or ``column``.
+        bias_buffer: index of the bias in the kernel's buffers.
+        first_operand: index of the epilogue's first operand.
+        out_buffer: index of the output.
+    """
+
+    def __init__(self, f: Function, dtype: str, lanes: int, epilogue: Epilogue, *, bias: str, bias_buffer: int,
+                 first_operand: int, out_buffer: int) -> None:
+        self._f, self._dtype, self._lanes, self._epilogue, self._bias = f, dtype, lanes, epilogue, bias
+        self._item, self._element = ITEM_BYTES[dtype], ELEMENT[dtype]
+        self._vector = f"<{lanes} x {self._element}>"
+        self._out = f.pointer_argument(out_buffer)
+        self._shapes = epilogue.operands()
+        self._pointers = [f.pointer_argument(first_operand + i) for i in range(len(self._shapes))]
+        self._bias_pointer = f.pointer_argument(bias_buffer) if bias != "none" else None
+        self._scalars = {i: self._splat(self._pointers[i], 0) for i, s in enumerate(self._shapes) if s == "scalar"}
+        self._by_row: dict[int, Value] = {}
+        self._row_bias: Value | None = None
+
+    def _splat(self, pointer: Value, index: Int) -> Value:
+        f = self._f
+        return f.splat(f.load(self._element, f.at(pointer, index * self._item), self._item), self._lanes)
+
+    def begin_row(self, row: Value) -> None:
+        """Loads what belongs to a whole row: call it before the :meth:`write` of the row's vectors."""
+        if self._bias == "row" and self._bias_pointer is not None:
+            self._row_bias = self._splat(self._bias_pointer, row)
+        self._by_row = {i: self._splat(self._pointers[i], row) for i, s in enumerate(self._shapes) if s == "row"}
+
+    def write(self, sums: Value, place: Value, column: Value, left: Value | None) -> None:
+        """Finishes one vector and stores it at element ``place`` of the output.
+
+        Args:
+            sums: the vector.
+            place: element index in the output of its first lane.
+            column: index of its first lane in operands over columns.
+            left: how many lanes to store, ``None`` for all.
+        """
+        f, item = self._f, self._item
+
+        def load(pointer: Value) -> Value:
+            if left is None:
+                return f.load(self._vector, pointer, item)
+            return load_lanes(f, self._vector, pointer, left, item)
+
+        def operand(i: int) -> Value:
+            shape = self._shapes[i]
+            if shape == "same":
+                return load(f.at(self._pointers[i], place * item))
+            if shape == "column":
+                return load(f.at(self._pointers[i], column * item))
+            return self._by_row[i] if shape == "row" else self._scalars[i]
+
+        value = sums
+        if self._row_bias is not None:
+            value = f.binary("fadd", value, self._row_bias)
+        elif self._bias == "column" and self._bias_pointer is not None:
+            value = f.binary("fadd", value, load(f.at(self._bias_pointer, column * item)))
+        value = self._epilogue.emit(EpilogueContext(f, self._dtype, self._lanes, self._vector, operand), value)
+        if left is None:
+            f.store(value, f.at(self._out, place * item), item)
+        else:
+            store_lanes(f, value, f.at(self._out, place * item), left, item)
+
+
 def emit_store(module: Module, name: str, dtype: str, lanes: int, pitch: int, epilogue: Epilogue, *, bias: str,
                bias_buffer: int, first_operand: int, out_buffer: int, column_stride: int = 1) -> Function:
-    """Writes ``void store(buffers, sums, rows, count, offset, row_stride, row, column, partial)``.
+    """Writes ``void store(buffers, sums, rows, count, offset, row_stride, row, column)``.
 
     Takes ``rows`` runs of ``count`` sums from the tile buffer (rows ``pitch`` elements apart), adds the bias, applies the
     epilogue, and writes run ``r`` to elements ``offset + r * row_stride + j * column_stride`` of the output.
@@ -174,61 +247,27 @@ def emit_store(module: Module, name: str, dtype: str, lanes: int, pitch: int, ep
         column_stride: distance of neighbouring results in the output, in elements; other than 1 they are written one
             by one.
     """
-    item, element = ITEM_BYTES[dtype], ELEMENT[dtype]
+    item = ITEM_BYTES[dtype]
     width = lanes if column_stride == 1 else 1
-    vector = f"<{width} x {element}>"
+    vector = f"<{width} x {ELEMENT[dtype]}>"
     f = module.function(name, "void", (("ptr", "buffers"), ("ptr", "sums"), ("i64", "rows"), ("i64", "count"),
                                        ("i64", "offset"), ("i64", "row_stride"), ("i64", "row"), ("i64", "column")))
-    out = f.pointer_argument(out_buffer)
-    shapes = epilogue.operands()
-    pointers = [f.pointer_argument(first_operand + i) for i in range(len(shapes))]
-    bias_pointer = f.pointer_argument(bias_buffer) if bias != "none" else None
+    writer = ResultWriter(f, dtype, width, epilogue, bias=bias, bias_buffer=bias_buffer, first_operand=first_operand,
+                          out_buffer=out_buffer)
     count = f.argument("count")
-    scalars = {i: f.splat(f.load(element, pointers[i], item), width) for i, s in enumerate(shapes) if s == "scalar"}
     with f.loop(0, f.argument("rows")) as r:
-        row = f.argument("row") + r
         source = f.at(f.argument("sums"), r * (pitch * item))
         start = f.argument("offset") + r * f.argument("row_stride")
+        writer.begin_row(f.argument("row") + r)
 
-        def per_row(pointer: Value, row: Value = row) -> Value:
-            return f.splat(f.load(element, f.at(pointer, row * item), item), width)
+        def part(j: Value, left: Value | None, source: Value = source, start: Value = start) -> None:
+            writer.write(f.load(vector, f.at(source, j * item), item), start + j * column_stride,
+                         f.argument("column") + j, left)
 
-        row_bias = per_row(bias_pointer) if bias == "row" and bias_pointer else None
-        by_row = {i: per_row(pointers[i]) for i, s in enumerate(shapes) if s == "row"}
-
-        def part(j: Value, left: Value | None, source: Value = source, start: Value = start,
-                 row_bias: Value | None = row_bias, by_row: dict[int, Value] = by_row) -> None:
-            def load(pointer: Value) -> Value:
-                return f.load(vector, pointer, item) if left is None else load_lanes(f, vector, pointer, left, item)
-
-            place = start + (j if column_stride == 1 else j * column_stride)
-            column = f.argument("column") + j
-
-            def operand(i: int) -> Value:
-                if shapes[i] == "same":
-                    return load(f.at(pointers[i], place * item))
-                if shapes[i] == "column":
-                    return load(f.at(pointers[i], column * item))
-                return by_row[i] if shapes[i] == "row" else scalars[i]
-
-            value = f.load(vector, f.at(source, j * item), item)
-            if row_bias is not None:
-                value = f.binary("fadd", value, row_bias)
-            elif bias == "column" and bias_pointer is not None:
-                value = f.binary("fadd", value, load(f.at(bias_pointer, column * item)))
-            value = epilogue.emit(EpilogueContext(f, dtype, width, vector, operand), value)
-            if left is None:
-                f.store(value, f.at(out, place * item), item)
-            else:
-                store_lanes(f, value, f.at(out, place * item), left, item)
-
-        if width == 1:
-            with f.loop(0, count) as j:
-                part(j, None)
-        else:
-            whole = (count // width) * width
-            with f.loop(0, whole, width) as j:
-                part(j, None)
+        whole = (count // width) * width
+        with f.loop(0, whole, width) as j:
+            part(j, None)
+        if width > 1:
             with f.if_(whole < count):
                 part(whole, count - whole)
     f.ret()

@@ -1,0 +1,100 @@
+"""Which generator serves which contraction: the one table that the lowering asks.
+
+The first entry that accepts a spec on a target is taken. A faster method for some cases (Winograd for 3x3 windows, say)
+is one more entry before the general ones; entries with ``exact=False`` change rounding beyond the order of summation and
+are passed over when exact results are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
+from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
+from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
+from dhc.backends.cpu.contract.window import emit_window
+from dhc.backends.cpu.contract.window import pack_weights as pack_window
+from dhc.backends.cpu.target import CpuTarget
+from dhc_runtime.errors import CompileError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A way to compute some contractions.
+
+    Attributes:
+        name: shown by ``dhc check`` and profiles.
+        accepts: whether it serves a spec on a target.
+        emit: writes the kernel.
+        pack: lays out the constant operand (weights, packed ``b``) as the kernel reads it.
+        exact: whether results differ from the plain sum only by the order of summation.
+    """
+
+    name: str
+    accepts: Callable[[Any, CpuTarget], bool]
+    emit: Callable[[Any, CpuTarget], KernelCode]
+    pack: Callable[[Any, CpuTarget, Any], Any]
+    exact: bool = True
+
+
+GENERATORS: tuple[Generator, ...] = (
+    Generator("matmul", lambda spec, target: isinstance(spec, MatmulSpec), emit_matmul,
+              lambda spec, target, b: pack_b(spec, target, b) if spec.packed_b else b),
+    Generator("depthwise", lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec), emit_depthwise,
+              lambda spec, target, weights: weights.reshape(-1)),
+    Generator("window", lambda spec, target: isinstance(spec, (ConvSpec, ConvTransposeSpec)), emit_window, pack_window),
+)
+
+
+def select(spec: Spec, target: CpuTarget, *, exact: bool = False) -> Generator:
+    """Finds the generator for a spec.
+
+    Raises:
+        CompileError: when none accepts it.
+    """
+    for generator in GENERATORS:
+        if (generator.exact or not exact) and generator.accepts(spec, target):
+            return generator
+    raise CompileError(f"no kernel generator for {spec.text()} on {target.name}")
+
+
+def normalize(spec: Spec, target: CpuTarget, output_width: int | None = None) -> Spec:
+    """Sets what only matters for speed from what is known about sizes, so that equal needs share one kernel.
+
+    Args:
+        spec: a spec.
+        target: the target.
+        output_width: size of the innermost output dimension when it is known at compile time.
+    """
+    if isinstance(spec, ConvSpec):
+        narrow = output_width is not None and output_width <= 2 * target.lanes(spec.dtype)
+        matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
+        return dataclasses.replace(spec, narrow=narrow and matters)
+    return spec
+
+
+def emit(spec: Spec, target: CpuTarget, *, exact: bool = False) -> KernelCode:
+    """Generates the kernel for a (normalised) spec."""
+    return select(spec, target, exact=exact).emit(spec, target)
+
+
+def pack_weights(spec: Spec, target: CpuTarget, weights: np.ndarray[Any, Any], *,
+                 exact: bool = False) -> np.ndarray[Any, Any]:
+    """Lays out a contraction's constant operand as the kernel that :func:`emit` generates reads it.
+
+    Args:
+        spec: the same spec as given to :func:`emit`.
+        target: the same target.
+        weights: ``[OC, C / groups, k...]`` for convolutions, ``[C, OC / groups, k...]`` for transposed ones, ``b`` for
+            a matmul with ``packed_b``; of the spec's dtype.
+        exact: as given to :func:`emit`.
+    """
+    packed: np.ndarray[Any, Any] = select(spec, target, exact=exact).pack(spec, target, weights)
+    return packed
