@@ -7,17 +7,19 @@ Python numbers take the dtype of the other operand.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence, Union
+from typing import Union
 
-from dhc.ir.dtypes import DType, boolean, f32, f64, i64, u32
+from dhc.ir.dtypes import DType, boolean, c64, c128, f32, f64, i64, u32
 from dhc.ir.symbols import Dim, SymExpr
 
 Number = Union[int, float, bool, complex]
 BINARY = ("add", "sub", "mul", "div", "floordiv", "mod", "fmod", "pow", "min", "max",
-          "and", "or", "xor", "shl", "shr")  # fmt: skip
+          "and", "or", "xor", "shl", "shr", "complex")  # fmt: skip
 """Binary functions. On integers `div` truncates toward zero, `floordiv` floors, `mod` has the sign of the divisor,
-`fmod` that of the dividend; `min`/`max` return NaN when either operand is NaN."""
+`fmod` that of the dividend; `min`/`max` return NaN when either operand is NaN.
+`complex` makes c64 of two f32, c128 of two f64."""
 COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 UNARY = ("neg", "not", "abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos",
          "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "floor", "ceil", "trunc",
@@ -229,7 +231,8 @@ def binary(function: str, a: ScalarExpr, b: Scalar) -> ScalarExpr:
         simple = _simplify(function, a, right)
         if simple is not None:
             return simple
-    return Binary(a.dtype, function, a, right)
+    result = a.dtype if function != "complex" else c64 if a.dtype == f32 else c128
+    return Binary(result, function, a, right)
 
 
 def _simplify(function: str, a: ScalarExpr, b: ScalarExpr) -> ScalarExpr | None:

@@ -14,6 +14,7 @@ from dhc.ir.ops import (  # noqa: F401
     logic,
     math,
     matmul,
+    pool,
     quantize,
     random,
     reduce,
