@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from dhc_runtime.safetensors import Tensor
+
+from dhc.ir.dtypes import dtype as as_dtype
 
 
 class ConstantPool:
@@ -28,3 +34,17 @@ class ConstantPool:
             self._names[key] = f"w{len(self._names)}"
             self.arrays[self._names[key]] = stored
         return self._names[key]
+
+
+def safetensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as safetensors entries; complex numbers, which the format lacks, go in as bytes."""
+    tensors: dict[str, Tensor] = {}
+    for name, array in arrays.items():
+        dtype = as_dtype(array.dtype)
+        raw: Any = array.reshape(-1).view(np.uint8)
+        if dtype.kind == "c":
+            tensors[name] = Tensor("U8", (array.nbytes,), raw)
+        else:
+            label = "BF16" if dtype.name == "bf16" else dtype.name.upper()
+            tensors[name] = Tensor(label, array.shape, raw)
+    return tensors

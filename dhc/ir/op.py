@@ -33,7 +33,8 @@ class _Required:
 REQUIRED = _Required()
 
 ATTR_KINDS = (
-    "int", "float", "bool", "str", "ints", "floats", "strs", "dim", "dims", "dtype", "tensor", "symbol", "type", "types",
+    "int", "float", "bool", "str", "ints", "floats", "strs", "dim", "dims", "dtype", "tensor", "symbol", "type",
+    "types",
 )  # fmt: skip
 
 
@@ -388,6 +389,8 @@ def _normalise(spec: Attr, value: Any) -> Any:
         return as_dtype(value)
     if kind == "tensor":
         array = np.asarray(value)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         if array.flags.writeable:
             array = array.view()
             array.flags.writeable = False

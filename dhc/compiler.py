@@ -1,0 +1,204 @@
+"""The driver: from a graph to an artifact for the named targets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from dhc_runtime.errors import UnsupportedError, UsageError
+
+from dhc.backends.protocol import Blob, CompileOptions
+from dhc.backends.registry import get_backend
+from dhc.ir.graph import Graph, Node
+from dhc.ir.symbols import to_json
+from dhc.passes.base import Pass, PassRecord, Refusal, run_passes
+
+if TYPE_CHECKING:
+    from dhc_runtime import Session
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What happened during a compilation.
+
+    Attributes:
+        seconds: stage -> seconds (passes, lowering, code, packing).
+        passes: every pass with its statistics and refusals.
+        backend: the backend's figures (kernels, cache hits, bytes).
+    """
+
+    seconds: Mapping[str, float]
+    passes: Sequence[PassRecord] = field(default=(), repr=False)
+    backend: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """Rewrites that almost applied, with reasons."""
+        return [r for record in self.passes for r in record.result.refusals]
+
+
+class Artifact:
+    """A compiled model in memory.
+
+    Attributes:
+        manifest: signature, targets, versions.
+        report: figures about the compilation.
+        graph: the graph as it was compiled (after all passes).
+    """
+
+    def __init__(self, manifest: dict[str, Any], members: dict[str, Any], report: CompileReport, graph: Graph) -> None:
+        self.manifest = manifest
+        self.report = report
+        self.graph = graph
+        self._members = members
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the artifact; the file appears whole or not at all. Equal compilations give equal bytes.
+
+        Raises:
+            ResourceError: the disk is full.
+            UsageError: the folder does not exist or is not writable.
+        """
+        from dhc_runtime.container import write_artifact
+
+        write_artifact(path, self.manifest, self._members)
+
+    def to_bytes(self) -> bytes:
+        """The bytes that `save` writes."""
+        from dhc_runtime.container import write_artifact
+
+        return write_artifact(None, self.manifest, self._members)
+
+    def session(self, **options: Any) -> Session:
+        """Opens it in this process; takes the options of `dhc_runtime.load`."""
+        from dhc_runtime import load
+
+        return load(self.to_bytes(), **options)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{i['name']}: {i['dtype']}{i['shape']}" for i in self.manifest["inputs"])
+        return f"<Artifact {self.manifest['name']!r} for {'+'.join(self.manifest['targets'])} ({inputs})>"
+
+
+def compile(  # noqa: A001 (the name users know: dhc.compile)
+    graph: Graph,
+    targets: Sequence[str] = ("cpu",),
+    *,
+    cpu: str = "host",
+    threads: int | None = None,
+    passes: Sequence[Pass] | None = None,
+    verify: bool = False,
+    cache: bool = True,
+    emit: str | PathLike[str] | None = None,
+    after_pass: Callable[[Pass, Graph], None] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compiles a graph.
+
+    Args:
+        graph: not changed.
+        targets: devices to compile for.
+        cpu: CPU to generate code for: ``host``, ``x86-64-v2``, ``x86-64-v3``, ``x86-64-v4``, ``aarch64``, ...
+        threads: number of threads that sessions use by default; None: all that the process may use.
+        passes: passes to run instead of the standard pipeline.
+        verify: verify the graph after every pass.
+        cache: use the kernel cache on disk.
+        emit: folder that receives the generated kernel sources.
+        after_pass: called after every pass.
+        progress: called with (stage, done, total).
+
+    Raises:
+        UnsupportedError: a target cannot take some nodes; the message lists all of them with reasons.
+        UsageError: an unknown target or option.
+        CompileError: generating or compiling code failed.
+    """
+    from dhc.passes.pipelines import standard_pipeline
+
+    if len(targets) != 1:
+        raise UsageError(
+            f"compiling for {len(targets)} targets at once is not supported, got {', '.join(targets) or 'none'}",
+            hint="name one target; `dhc check` shows what each can take",
+        )
+    backend = get_backend(targets[0])
+    sources = None if emit is None else str(emit)
+    options = CompileOptions(cpu=cpu, threads=threads, cache=cache, emit=sources, progress=progress)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    working = graph.clone()
+    pipeline = standard_pipeline(targets[0]) if passes is None else list(passes)
+    records = run_passes(working, pipeline, verify=verify, after=after_pass)
+    seconds["passes"] = time.perf_counter() - start
+    require_support(working, targets[0])
+    start = time.perf_counter()
+    blob = backend.compile(working, options)
+    seconds.update(blob.report.get("seconds", {}))
+    seconds["backend"] = time.perf_counter() - start
+    start = time.perf_counter()
+    manifest, members = _package(graph, working, targets, blob, threads)
+    seconds["packaging"] = time.perf_counter() - start
+    return Artifact(manifest, members, CompileReport(seconds, tuple(records), blob.report), working)
+
+
+def unsupported_nodes(graph: Graph, target: str) -> list[tuple[Node, str]]:
+    """Nodes that a target cannot take, with reasons (nested graphs included)."""
+    backend = get_backend(target)
+    problems: list[tuple[Node, str]] = []
+    for node in graph.walk():
+        limitation = backend.supports(node)
+        if limitation is not None:
+            problems.append((node, str(limitation)))
+    return problems
+
+
+def require_support(graph: Graph, target: str) -> None:
+    """Raises when a target cannot take every node: nothing falls back silently.
+
+    Raises:
+        UnsupportedError: lists all such nodes with reasons.
+    """
+    problems = unsupported_nodes(graph, target)
+    if not problems:
+        return
+    lines = [f"{node.op.name} at {node.location}: {reason}" for node, reason in problems]
+    hint = "run `dhc check` for the whole table"
+    raise UnsupportedError(f"target {target!r} cannot take {len(lines)} nodes", problems=lines, hint=hint)
+
+
+def _package(
+    source: Graph, compiled: Graph, targets: Sequence[str], blob: Blob, threads: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    import json
+
+    from dhc import __version__
+    from dhc.backends.constants import safetensors_of
+    from dhc.ir.text import print_graph
+
+    def signature(names: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]]:
+        return [
+            {"name": n, "dtype": v.dtype.name, "shape": [to_json(d) for d in v.shape]} for n, v in zip(names, values)
+        ]
+
+    manifest: dict[str, Any] = {
+        "producer": f"dhc {__version__}",
+        "name": source.name,
+        "inputs": signature([v.name for v in compiled.inputs], compiled.inputs),
+        "outputs": signature(compiled.output_names, compiled.outputs),
+        "targets": list(targets),
+        "devices": {targets[0]: dict(blob.device)},
+        "metadata": dict(source.metadata),
+    }
+    if threads is not None:
+        manifest["threads"] = threads
+    plan = {"format": 1, "program": blob.program}
+    members = {
+        "plan.json": json.dumps(plan, separators=(",", ":"), ensure_ascii=True).encode(),
+        "graph.txt": print_graph(compiled, constants="elide").encode(),
+        "weights.safetensors": list(serialize_chunks(safetensors_of(blob.constants))),
+        **blob.members,
+    }
+    return manifest, members
