@@ -1,0 +1,334 @@
+"""Loading an artifact and running it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from dhc_runtime import cpu_features, safetensors
+from dhc_runtime.code_object import CodeObject
+from dhc_runtime.container import ArtifactReader, Source, load_json
+from dhc_runtime.dims import format_expression
+from dhc_runtime.dtypes import itemsize, numpy_dtype
+from dhc_runtime.errors import ArtifactError, DeviceError, DhcError, ShapeError, UsageError
+from dhc_runtime.executor import Context, Executor, Memory, byte_count
+from dhc_runtime.feed import collect_inputs, prepare_output, raise_problems
+from dhc_runtime.memory import Block, Budget, FixedTarget
+from dhc_runtime.native_segment import Recorder
+from dhc_runtime.program import Port, parse_program
+from dhc_runtime.thread_pool import ThreadPool
+from dhc_runtime.trace import StepTime, chrome_trace
+
+__all__ = ["Session", "TensorInfo", "load"]
+
+_PLAN_FORMAT = 1
+_TRIM_BYTES = 1 << 20
+_sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
+
+
+class TensorInfo(NamedTuple):
+    """An input or output: name, element type (such as ``f32``), and shape; a size that the run decides is a text such as ``N``."""
+
+    name: str
+    dtype: str
+    shape: Tuple[Union[int, str], ...]
+
+
+def _infos(ports: Sequence[Port]) -> Tuple[TensorInfo, ...]:
+    return tuple(
+        [
+            TensorInfo(port.name, port.dtype, tuple([dim if isinstance(dim, int) else format_expression(dim) for dim in port.shape]))
+            for port in ports
+        ]
+    )
+
+
+def _check_limit(limit: Any) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit <= 0):
+        raise UsageError("max_memory must be a positive number of bytes, not {!r}".format(limit))
+
+
+def load(
+    path: Source,
+    device: Optional[str] = None,
+    threads: Optional[int] = None,
+    *,
+    profile: bool = False,
+    max_memory: Optional[int] = None,
+) -> "Session":
+    """Loads an artifact. Nothing is compiled: the code is in it.
+
+    Args:
+        path: path, bytes, or binary file object of an artifact.
+        device: which of the artifact's devices to use; None for ``cpu``.
+        threads: number of threads; None for all CPUs that the process may use. Results do not depend on it.
+        profile: measure every step of every run (`Session.profile`); runs take a little longer.
+        max_memory: bytes that the session may hold for intermediate and output values; None for 80 % of the machine's memory.
+
+    Raises:
+        ArtifactError: the artifact is damaged or made for another machine.
+        DeviceError: the artifact holds no code for the device.
+        UsageError: the file cannot be read, or an argument is wrong.
+    """
+    return Session(path, device=device, threads=threads, profile=profile, max_memory=max_memory)
+
+
+class Session:
+    """A loaded artifact, ready to run. Made by `load`; a context manager.
+
+    Runs from several threads are allowed and happen one after the other: a run uses all threads of the session. After ``os.fork`` the
+    child may use the session too (its threads are started again there), unless the fork happened during a run.
+
+    Attributes:
+        name: name of the model.
+        inputs: what a run takes.
+        outputs: what a run gives.
+        device: the device in use.
+        threads: number of threads.
+        manifest: what the artifact says of itself.
+    """
+
+    def __init__(
+        self,
+        path: Source,
+        device: Optional[str] = None,
+        threads: Optional[int] = None,
+        profile: bool = False,
+        max_memory: Optional[int] = None,
+    ) -> None:
+        _check_limit(max_memory)
+        self._reader = ArtifactReader(path)
+        try:
+            self.manifest: Mapping[str, Any] = self._reader.manifest
+            self._where = self._reader.name
+            self.name = str(self.manifest.get("name") or os.path.basename(self._where))
+            self.device = "cpu" if device is None else device
+            plan = load_json(self._reader.member("plan.json"), "plan of " + self._where)
+            if plan.get("format") != _PLAN_FORMAT:
+                raise ArtifactError(
+                    "The plan has format {!r} and this runtime reads {}".format(plan.get("format"), _PLAN_FORMAT), self._where
+                )
+            self._program = parse_program(plan.get("program"), "plan of " + self._where)
+            self._code = self._load_code()
+            pool = ThreadPool(self._code.address("dhc_run"), threads, self._code)
+            self.threads = pool.threads
+            self._budget = Budget(max_memory, self.name)
+            self._constants: "List[np.ndarray[Any, Any]]" = []
+            self._context = Context(pool, self._code.address, self._map_constants(), self._budget)
+            self._executor = Executor(self._program, self._context, frozenset(), "plan of " + self._where)
+        except BaseException:
+            self._reader.close()
+            raise
+        self.inputs = _infos(self._program.inputs)
+        self.outputs = _infos(self._program.outputs)
+        self._profiling = bool(profile)
+        self._steps: List[StepTime] = []
+        self._closed = False
+        self._lock = threading.Lock()
+        _sessions.add(self)
+
+    def _load_code(self) -> CodeObject:
+        devices = self.manifest.get("devices")
+        if not isinstance(devices, dict) or self.device not in devices:
+            offered = ", ".join(sorted(devices)) if isinstance(devices, dict) and devices else "none"
+            raise DeviceError(
+                "The artifact holds no code for the device {!r}; it has: {}".format(self.device, offered),
+                self._where,
+                "Choose one of these, or compile the model again with --target {}".format(self.device),
+            )
+        if self.device != "cpu":
+            raise DeviceError("This runtime has no executor for the device {!r}".format(self.device), self._where, "Use device='cpu'")
+        record = devices[self.device]
+        if not isinstance(record, dict):
+            raise ArtifactError("The manifest describes the device wrongly", self._where)
+        arch, features, member = record.get("arch"), record.get("features", []), record.get("object")
+        lists = isinstance(features, list) and all(isinstance(feature, str) for feature in features)
+        if not isinstance(arch, str) or not isinstance(member, str) or not lists:
+            raise ArtifactError("The manifest describes the device wrongly", self._where)
+        cpu_features.check(features, arch, self._where)
+        return CodeObject(self._reader.member(member), "{} of {}".format(member, self._where))
+
+    def _map_constants(self) -> Dict[str, Tuple[int, int]]:
+        if "weights.safetensors" not in self._reader.members:
+            return {}
+        data = self._reader.member("weights.safetensors")
+        found: Dict[str, Tuple[int, int]] = {}
+        whole = np.frombuffer(data, dtype=np.uint8)
+        self._constants.append(whole)
+        base = int(whole.__array_interface__["data"][0])
+        for name, spec in safetensors.parse(data).items():
+            found[name] = (base + spec.start, spec.stop - spec.start)
+        return found
+
+    # ------------------------------------------------------------------------------------------------ running
+
+    def run(
+        self,
+        *inputs: Any,
+        outputs: "Optional[Mapping[str, np.ndarray[Any, Any]]]" = None,
+        profile: Optional[bool] = None,
+    ) -> "Dict[str, np.ndarray[Any, Any]]":
+        """Runs the model.
+
+        Input arrays that are contiguous and aligned are read in place. bf16 (and 8-bit floats) are arrays of ``ml_dtypes`` if that
+        package is installed, otherwise the bits as unsigned integers; i4 and u4 are int8 and uint8.
+
+        Args:
+            *inputs: a dict of arrays by input name, or one array for each input in order.
+            outputs: arrays, by output name, into which results shall be written; others are allocated.
+            profile: measure the steps of this run; None for what `load` was told.
+
+        Returns:
+            The output arrays by name, in the order of `outputs`.
+
+        Raises:
+            UsageError: inputs are missing or unknown, or the session is closed.
+            TypeMismatchError: a dtype is wrong.
+            ShapeError: a shape is wrong.
+            ModelError: a value is not allowed, such as an index out of bounds.
+            ResourceError: more memory would be needed than allowed.
+        """
+        arrays = collect_inputs(inputs, self._program.inputs, self.name)
+        offered = self._offered(outputs, arrays)
+        with self._lock:
+            if self._closed:
+                raise UsageError("The session is closed", self.name, "Load the artifact again")
+            return self._run(arrays, offered, self._profiling if profile is None else profile)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Runs the model and returns its output, or a tuple of them if there are several."""
+        results = tuple(self.run(*inputs).values())
+        return results[0] if len(results) == 1 else results
+
+    def _offered(
+        self, outputs: "Optional[Mapping[str, np.ndarray[Any, Any]]]", arrays: "List[np.ndarray[Any, Any]]"
+    ) -> "Dict[int, Tuple[np.ndarray[Any, Any], bool]]":
+        offered: "Dict[int, Tuple[np.ndarray[Any, Any], bool]]" = {}
+        if not outputs:
+            return offered
+        numbers = {port.name: number for number, port in enumerate(self._program.outputs)}
+        unknown = ["output {!r} is unknown".format(name) for name in outputs if name not in numbers]
+        raise_problems(UsageError, unknown, self.name, "Session.outputs lists what the model gives")
+        others = list(arrays)
+        for name, array in outputs.items():
+            port = self._program.outputs[numbers[name]]
+            offered[numbers[name]] = (array, prepare_output(name, array, port, others, self.name))
+            others.append(array)
+        return offered
+
+    def _run(
+        self, arrays: "List[np.ndarray[Any, Any]]", offered: "Dict[int, Tuple[np.ndarray[Any, Any], bool]]", profile: bool
+    ) -> "Dict[str, np.ndarray[Any, Any]]":
+        memories = [Memory(int(array.__array_interface__["data"][0]), array.shape) for array in arrays]
+        targets: List[Any] = []
+        for number, port in enumerate(self._program.outputs):
+            array, direct = offered.get(number, (None, False))
+            if array is not None and direct:
+                address = int(array.__array_interface__["data"][0])
+                targets.append(FixedTarget(address, array.nbytes, "output {!r}".format(port.name)))
+            else:
+                targets.append(Block(self._budget))
+        recorder = Recorder([], time.perf_counter()) if profile else None
+        self._context.recorder = recorder
+        try:
+            results = self._executor.execute({}, memories, targets)
+        except DhcError as error:
+            if error.where is None:
+                error.where = self.name
+            raise
+        finally:
+            self._context.recorder = None
+            blocks = [(target, target.data) for target in targets if isinstance(target, Block)]
+            for target, _ in blocks:
+                target.release()
+        if recorder is not None:
+            self._steps = recorder.steps
+        data = {id(target): block for target, block in blocks}
+        answers: "Dict[str, np.ndarray[Any, Any]]" = {}
+        for number, (port, target, value) in enumerate(zip(self._program.outputs, targets, results)):
+            found = self._array(port, data[id(target)], value) if isinstance(target, Block) else None
+            if number in offered:
+                self._fill(port, offered[number][0], found, value)
+                found = offered[number][0]
+            if found is None:
+                raise ArtifactError("The output {!r} was not made".format(port.name), self._where)
+            answers[port.name] = found
+        return answers
+
+    def _array(self, port: Port, data: "Optional[np.ndarray[Any, Any]]", value: Memory) -> "np.ndarray[Any, Any]":
+        size = byte_count(value.shape, port.dtype)
+        if data is None or size > data.size:
+            raise ArtifactError("The output {!r} is larger than its buffer".format(port.name), self._where)
+        array = data[:size].view(numpy_dtype(port.dtype)).reshape(value.shape)
+        # A result much smaller than its upper bound must not hold the memory of the bound.
+        return array.copy() if data.size - size > max(_TRIM_BYTES, size) else array
+
+    def _fill(self, port: Port, given: "np.ndarray[Any, Any]", found: "Optional[np.ndarray[Any, Any]]", value: Memory) -> None:
+        if given.shape != value.shape:
+            raise ShapeError(
+                "output {!r} has the shape {} and the array given for it {}".format(port.name, list(value.shape), list(given.shape)),
+                self.name,
+                "Give an array of that shape, or none",
+            )
+        if found is not None:
+            storage = found.view(given.dtype) if found.dtype.itemsize == itemsize(port.dtype) else found
+            np.copyto(given, storage)
+
+    # ------------------------------------------------------------------------------------------------ looking and ending
+
+    def profile(self) -> List[StepTime]:
+        """The steps of the last profiled run, in order, with their times."""
+        return list(self._steps)
+
+    def trace(self) -> Dict[str, Any]:
+        """The last profiled run as a trace: write it as JSON and open it in https://ui.perfetto.dev."""
+        return chrome_trace(self._steps, self.threads)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the session holds for intermediate values now."""
+        return self._budget.held
+
+    def release_memory(self) -> None:
+        """Frees the memory for intermediate values; the next run takes it again."""
+        with self._lock:
+            self._executor.release()
+
+    def close(self) -> None:
+        """Ends the threads and frees the memory. Output arrays stay valid."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._context.pool.close()
+            self._executor.release()
+            self._reader.close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        def show(infos: Sequence[TensorInfo]) -> str:
+            return ", ".join("{}: {}[{}]".format(i.name, i.dtype, ", ".join(map(str, i.shape))) for i in infos)
+
+        return "<Session {} on {} ({} threads): {} -> {}>".format(
+            self.name, self.device, self.threads, show(self.inputs), show(self.outputs)
+        )
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held a lock at the moment of the fork; it does not exist here to free it.
+    for session in list(_sessions):
+        session._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
