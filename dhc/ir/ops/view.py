@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -152,5 +152,166 @@ register(
         kind=Map(_broadcast_element),
         grad=_grad_broadcast,
         source="ONNX Expand (towards a given shape)",
+    )
+)
+
+
+def _slice_type(call: Call) -> list[TensorType]:
+    (x,) = call.types
+    a = call.attrs
+    if not len(a.starts) == len(a.sizes) == len(a.steps) == x.rank:
+        call.fail(f"starts, sizes and steps need {x.rank} entries each")
+    for axis, (dim, start, size, step) in enumerate(zip(x.shape, a.starts, a.sizes, a.steps)):
+        if step == 0:
+            call.fail("a step of 0")
+        if isinstance(size, int) and size < 0:
+            call.fail(f"axis {axis}: negative size {size}")
+        if not all(isinstance(n, int) for n in (dim, start, size)) or size == 0:
+            continue
+        last = start + (size - 1) * step
+        if not (0 <= start < dim and 0 <= last < dim):
+            call.fail(f"axis {axis}: elements {start} to {last} are not all within size {dim}")
+    return [TensorType(x.dtype, a.sizes)]
+
+
+def _slice_element(call: Call, index: Index, load: LoadFn) -> s.ScalarExpr:
+    starts, steps = call.attrs.starts, call.attrs.steps
+    return load(0, [s.size(start) + i * step for i, start, step in zip(index, starts, steps)])
+
+
+def _slice_reference(call: Call, x: np.ndarray) -> np.ndarray:
+    for axis, (start, size, step) in enumerate(zip(call.attrs.starts, call.attrs.sizes, call.attrs.steps)):
+        positions = start + np.arange(size) * step
+        if size and not (positions.min() >= 0 and positions.max() < x.shape[axis]):
+            call.fail(f"axis {axis}: elements {positions[0]} to {positions[-1]} are not all within the operand")
+        x = np.take(x, positions, axis=axis)
+    return x
+
+
+def _grad_slice(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
+    """The cotangent goes back to where the elements came from: flip, spread by the step, pad with zeros."""
+    shape = node.operands[0].type.shape
+    starts, sizes, steps = (list(node.attrs[n]) for n in ("starts", "sizes", "steps"))
+    backwards = [axis for axis, step in enumerate(steps) if step < 0]
+    if backwards:
+        g = b.flip(g, axes=backwards)
+        for axis in backwards:
+            starts[axis] = starts[axis] + (sizes[axis] - 1) * steps[axis]
+            steps[axis] = -steps[axis]
+    zero = b.like(0, g)
+    if any(step > 1 for step in steps):
+        split = [d for size in sizes for d in (size, 1)]
+        high = [n for step in steps for n in (0, step - 1)]
+        spread = b.pad(b.reshape(g, shape=split), zero, low=[0] * len(split), high=high, mode="constant")
+        g = b.reshape(spread, shape=[size * step for size, step in zip(sizes, steps)])
+    high = [n - start - size * step for n, start, size, step in zip(shape, starts, sizes, steps)]
+    return (b.pad(g, zero, low=starts, high=high, mode="constant"),)
+
+
+register(
+    OpDef(
+        name="slice",
+        doc="Elements start, start + step, ... of each axis; starts are not negative and steps may be.",
+        operands=(Operand("x", ANY),),
+        attrs=(
+            Attr("starts", "dims", doc="first element of each axis"),
+            Attr("sizes", "dims", doc="result shape"),
+            Attr("steps", "ints", doc="distance between elements of each axis, not 0"),
+        ),
+        infer=_slice_type,
+        reference=_slice_reference,
+        kind=Map(_slice_element),
+        grad=_grad_slice,
+        examples=lambda: [
+            ([_sample(5, 6)], {"starts": (1, 5), "sizes": (3, 3), "steps": (1, -2)}),
+            ([_sample(4)], {"starts": (2,), "sizes": (0,), "steps": (1,)}),
+            ([_sample(7)], {"starts": (0,), "sizes": (3,), "steps": (3,)}),
+            ([_sample(1, 3)], {"starts": (0, 2), "sizes": (1, 3), "steps": (1, -1)}),
+        ],
+        source="ONNX Slice (with normalised bounds)",
+    )
+)
+
+
+def _sample(*shape: int) -> np.ndarray:
+    """Distinct numbers for examples."""
+    count = int(np.prod(shape, dtype=np.int64))
+    return ((np.arange(count, dtype=np.float32) * 7 + 3) % 11 - 5).reshape(shape)
+
+
+def _flip_type(call: Call) -> list[TensorType]:
+    (x,) = call.types
+    if len({call.axis(a) for a in call.attrs.axes}) != len(call.attrs.axes):
+        call.fail(f"axes {list(call.attrs.axes)} repeat")
+    return [TensorType(x.dtype, x.shape)]
+
+
+def _flip_element(call: Call, index: Index, load: LoadFn) -> s.ScalarExpr:
+    source = list(index)
+    for axis in (call.axis(a) for a in call.attrs.axes):
+        source[axis] = s.size(call.types[0].shape[axis] - 1) - index[axis]
+    return load(0, source)
+
+
+register(
+    OpDef(
+        name="flip",
+        doc="Reverses the order along axes; no axes leave the operand as it is.",
+        operands=(Operand("x", ANY),),
+        attrs=(Attr("axes", "ints", doc="axes to reverse"),),
+        infer=_flip_type,
+        reference=lambda call, x: np.flip(x, tuple(call.axis(a) for a in call.attrs.axes)).copy(),
+        kind=Map(_flip_element),
+        grad=lambda b, node, g: (b.flip(g, axes=node.attrs["axes"]),),
+        examples=lambda: [
+            ([_sample(3, 4)], {"axes": (-1,)}),
+            ([_sample(2, 1, 3)], {"axes": (0, 2)}),
+            ([_sample(0, 2)], {"axes": (0,)}),
+            ([_sample(2)], {"axes": ()}),
+        ],
+        source="numpy.flip",
+    )
+)
+
+
+def _tile_type(call: Call) -> list[TensorType]:
+    (x,) = call.types
+    if len(call.attrs.repeats) != x.rank:
+        call.fail(f"repeats need {x.rank} entries, got {len(call.attrs.repeats)}")
+    if any(isinstance(r, int) and r < 0 for r in call.attrs.repeats):
+        call.fail(f"negative repeats {list(call.attrs.repeats)}")
+    return [TensorType(x.dtype, tuple(d * r for d, r in zip(x.shape, call.attrs.repeats)))]
+
+
+def _tile_element(call: Call, index: Index, load: LoadFn) -> s.ScalarExpr:
+    repeats, shape = call.attrs.repeats, call.types[0].shape
+    return load(0, [i if r == 1 else i % s.size(d) for i, r, d in zip(index, repeats, shape)])
+
+
+def _grad_tile(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
+    shape = node.operands[0].type.shape
+    if not shape:
+        return (g,)
+    split = [d for repeat, size in zip(node.attrs["repeats"], shape) for d in (repeat, size)]
+    return (b.reduce_sum(b.reshape(g, shape=split), axes=range(0, len(split), 2), keepdims=False),)
+
+
+register(
+    OpDef(
+        name="tile",
+        doc="Repeats the whole tensor along each axis.",
+        operands=(Operand("x", ANY),),
+        attrs=(Attr("repeats", "dims", doc="copies along each axis"),),
+        infer=_tile_type,
+        reference=lambda call, x: np.tile(x, call.attrs.repeats),
+        kind=Map(_tile_element),
+        grad=_grad_tile,
+        examples=lambda: [
+            ([_sample(2, 3)], {"repeats": (2, 3)}),
+            ([_sample(1, 2)], {"repeats": (3, 1)}),
+            ([_sample(2)], {"repeats": (0,)}),
+            ([_sample()], {"repeats": ()}),
+        ],
+        source="ONNX Tile",
     )
 )
