@@ -45,7 +45,8 @@ _LAZY = {"Session": "session", "TensorInfo": "session", "load": "session", "Step
 
 
 def __getattr__(name: str) -> object:
-    # The compiler imports the errors at its start: it must not pay for ctypes, mmap and the rest until something is loaded.
+    # The compiler imports the errors at its start: it must not pay for ctypes, mmap and the rest until something is
+    # loaded.
     if name in _LAZY:
         import importlib
 

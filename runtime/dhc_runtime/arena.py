@@ -21,7 +21,8 @@ def _aligned(size: int) -> int:
 def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) -> Tuple[List[int], int]:
     """Assigns offsets to buffers so that buffers alive at the same time do not overlap.
 
-    Greedy: larger buffers first, each into the tightest gap between the buffers already placed that live at the same time (or
+    Greedy: larger buffers first, each into the tightest gap between the buffers already placed that live at the same
+        time (or
     behind them). Ties go to the earlier birth, then to the lower index: the result depends on the arguments alone.
 
     Args:

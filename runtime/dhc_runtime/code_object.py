@@ -14,13 +14,15 @@ from dhc_runtime.errors import ArtifactError, DeviceError, ResourceError
 __all__ = ["ALLOWED_SYMBOLS", "CodeObject"]
 
 _MATH = (
-    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs fdim floor fma fmax fmin fmod "
-    "frexp hypot ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround modf nearbyint nextafter pow remainder rint "
-    "round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs fdim "
+    "floor fma fmax fmin fmod frexp hypot ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround "
+    "modf nearbyint nextafter pow remainder rint round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma "
+    "trunc "
 ).split()
 _MEMORY = ["memcpy", "memmove", "memset", "memcmp", "bcmp", "sched_yield"]
 ALLOWED_SYMBOLS = frozenset(_MEMORY + _MATH + [name + "f" for name in _MATH])
-"""Names of the only functions outside of an artifact that its code may call: memory moves, sched_yield, and C's mathematics."""
+"""Names of the only functions outside of an artifact that its code may call: memory moves, sched_yield, and C's
+mathematics."""
 
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _PROTECTIONS = {"rx": _PROT_READ | _PROT_EXEC, "r": _PROT_READ, "rw": _PROT_READ | _PROT_WRITE}
@@ -63,14 +65,16 @@ def _resolve(name: str, where: str) -> int:
         if address:
             _resolved[name] = address
             return address
-    raise ArtifactError("The C library of this machine has no function {!r}".format(name), where, "Update the system's C library")
+    raise ArtifactError(
+        "The C library of this machine has no function {!r}".format(name), where, "Update the system's C library"
+    )
 
 
 class CodeObject:
     """Object code in memory, ready to be called; it stays there as long as this object lives.
 
-    Writable and executable at the same time is never allowed: the code is linked into writable memory, which then becomes
-    read-only and executable.
+    Writable and executable at the same time is never allowed: the code is linked into writable memory, which then
+    becomes read-only and executable.
 
     Args:
         data: an ELF64 relocatable object for this machine.
@@ -86,12 +90,15 @@ class CodeObject:
         elf = ElfObject(data, where)
         if elf.arch != host_arch():
             raise ArtifactError(
-                "The code is for {} and this machine is {}".format(elf.arch, host_arch()), where, "Compile the model for this machine"
+                "The code is for {} and this machine is {}".format(elf.arch, host_arch()),
+                where,
+                "Compile the model for this machine",
             )
         if sys.platform == "win32" or not hasattr(mmap, "PROT_READ"):
             raise DeviceError("Code of artifacts cannot be loaded on this system", where, "Run it on Linux or macOS")
         addresses = {name: _resolve(name, where) for name in elf.undefined}
-        # The image starts at a multiple of PAGE, as the largest section alignment asks; mmap only promises the system's page.
+        # The image starts at a multiple of PAGE, as the largest section alignment asks; mmap only promises the system's
+        # page.
         size = max(elf.image_size, PAGE) + PAGE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         if elf.needs_low_memory and sys.platform == "linux" and elf.arch == "x86_64":
@@ -117,7 +124,9 @@ class CodeObject:
         for segment in elf.segments:
             if mprotect(self.base + segment.start, segment.size, _PROTECTIONS[segment.protection]) != 0:
                 raise DeviceError(
-                    "The system refuses to make memory executable", self._where, "Allow it in the security policy (SELinux: execmem)"
+                    "The system refuses to make memory executable",
+                    self._where,
+                    "Allow it in the security policy (SELinux: execmem)",
                 )
             if segment.protection == "rx" and elf.arch == "aarch64":
                 self._flush_instructions(segment.start, segment.size)
@@ -150,7 +159,9 @@ class CodeObject:
         try:
             return self._symbols[symbol]
         except KeyError:
-            raise ArtifactError("The code has no function {!r}".format(symbol), self._where, "Compile the model again") from None
+            raise ArtifactError(
+                "The code has no function {!r}".format(symbol), self._where, "Compile the model again"
+            ) from None
 
 
 def _compiler_runtimes() -> List[Any]:

@@ -1,7 +1,8 @@
-"""The artifact file ``model.dhc``: a zip of stored, page-aligned members, every byte of which is checked before it is used.
+"""The artifact file ``model.dhc``: a zip of stored, page-aligned members, all of it checked before it is used.
 
-The manifest lists size, SHA-256 and CRC-32 of the other members; the zip comment holds the SHA-256 of the manifest. What remains,
-the zip structure itself, has one canonical form (`dhc_runtime.zip_layout`) that the reader rebuilds and compares.
+The manifest lists size, SHA-256 and CRC-32 of the other members; the zip comment holds the SHA-256 of the manifest.
+What remains, the zip structure itself, has one canonical form (`dhc_runtime.zip_layout`) that the reader rebuilds and
+compares.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ def write_artifact(path: None, manifest: Mapping[str, Any], members: Mapping[str
 
 
 @overload
-def write_artifact(path: Union[str, "os.PathLike[str]"], manifest: Mapping[str, Any], members: Mapping[str, Member]) -> None: ...
+def write_artifact(
+    path: Union[str, "os.PathLike[str]"], manifest: Mapping[str, Any], members: Mapping[str, Member]
+) -> None: ...
 
 
 def write_artifact(
@@ -189,7 +192,9 @@ class ArtifactReader:
                     self._map_file(stream)
             except OSError as error:
                 raise UsageError(
-                    "The artifact cannot be read: {}".format(error.strerror or error), self.name, "Check the path and its permissions"
+                    "The artifact cannot be read: {}".format(error.strerror or error),
+                    self.name,
+                    "Check the path and its permissions",
                 ) from error
             return
         self.name = str(getattr(source, "name", "artifact"))
@@ -231,7 +236,7 @@ class ArtifactReader:
         return ArtifactError(message, self.name, _HINT)
 
     def _check_ends(self, size: int, read: Any) -> None:
-        """Checks, from a few hundred bytes, that start and end look like an artifact and that the sizes fit the file."""
+        """Checks, from a few hundred bytes, that the ends look like an artifact and that the sizes fit the file."""
         tail_size = end_record_size(b"x" * _COMMENT_SIZE)
         if size < ALIGNMENT + tail_size:
             raise self._fail("The file is too short to be an artifact ({} bytes)".format(size))
@@ -257,7 +262,9 @@ class ArtifactReader:
         self.manifest = load_json(text, "manifest of " + self.name, _MAX_MANIFEST)
         if self.manifest.get("format") != FORMAT:
             raise ArtifactError(
-                "The artifact has format {!r} and this runtime reads format {}".format(self.manifest.get("format"), FORMAT),
+                "The artifact has format {!r} and this runtime reads format {}".format(
+                    self.manifest.get("format"), FORMAT
+                ),
                 self.name,
                 "Install the dhc-runtime that matches the compiler, or compile the model again",
             )
@@ -318,7 +325,9 @@ class ArtifactReader:
         try:
             start, stop = self._ranges[name]
         except KeyError:
-            raise ArtifactError("The artifact has no member {!r}".format(name), self.name, "Compile the model again") from None
+            raise ArtifactError(
+                "The artifact has no member {!r}".format(name), self.name, "Compile the model again"
+            ) from None
         return self._view[start:stop]
 
     def close(self) -> None:

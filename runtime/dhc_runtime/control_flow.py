@@ -1,4 +1,4 @@
-"""``if`` and ``loop``: programs inside of programs. Their bodies keep memory and plans from one execution to the next."""
+"""``if`` and ``loop``: programs inside of programs, whose memory and plans last from one execution to the next."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class _Stack:
         self._target = target
         self._scan = scan
         self._dtype = dtype
-        # Without knowing the number of iterations, or with an order that is not that of memory, elements are collected first.
+        # Without knowing the number of iterations, or with an order that is not that of memory, elements are collected
+        # first.
         self._direct = count if scan.axis == 0 and not scan.reverse else None
         self._size: Optional[int] = None
         self._shape: Tuple[int, ...] = ()
@@ -131,7 +132,9 @@ class _Slices:
     def __init__(self, frame: Frame, scan: Scan) -> None:
         value, dtype = frame.value(scan.buffer), frame.dtype(scan.buffer)
         if scan.axis >= len(value.shape):
-            raise ShapeError("A scan goes along axis {} of a value with {} dimensions".format(scan.axis, len(value.shape)))
+            raise ShapeError(
+                "A scan goes along axis {} of a value with {} dimensions".format(scan.axis, len(value.shape))
+            )
         self.count = value.shape[scan.axis]
         self._shape = value.shape[: scan.axis] + value.shape[scan.axis + 1 :]
         self._size = byte_count(self._shape, dtype)
@@ -190,7 +193,9 @@ class LoopRunner:
         captures = [frame.value(buffer) for buffer in item.captures]
         stacks = [_Stack(frame.target(scan.buffer), scan, frame.dtype(scan.buffer), fixed_trip) for scan in item.scans]
         count = len(carried)
-        targets: List[List[Target]] = [[self._continue, *[pair[side] for pair in self._carry], *stacks] for side in (0, 1)]
+        targets: List[List[Target]] = [
+            [self._continue, *[pair[side] for pair in self._carry], *stacks] for side in (0, 1)
+        ]
         iteration = 0
         while going and (trip is None or iteration < trip):
             self._iteration[0] = iteration

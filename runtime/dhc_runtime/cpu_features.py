@@ -76,7 +76,10 @@ def _mac_features() -> FrozenSet[str]:
 
     def flag(name: str) -> bool:
         value, size = ctypes.c_int(0), ctypes.c_size_t(4)
-        return query(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0 and value.value != 0
+        return (
+            query(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0
+            and value.value != 0
+        )
 
     if host_arch() == "x86_64":
         names = " ".join(text("machdep.cpu." + part) for part in ("features", "leaf7_features", "extfeatures")).split()
@@ -126,7 +129,7 @@ def check(features: Iterable[str], arch: str, where: Optional[str] = None) -> No
         raise ArtifactError(
             "The code was compiled for {} and this machine is {}".format(arch, host),
             where,
-            "Compile the model for this machine: dhc compile MODEL --target cpu --cpu native, on this machine, or name its CPU",
+            "Compile the model on this machine (dhc compile MODEL --target cpu --cpu native), or name its CPU",
         )
     available = host_features()
     missing = sorted(name for name in features if _normal(name) not in available)
@@ -134,5 +137,5 @@ def check(features: Iterable[str], arch: str, where: Optional[str] = None) -> No
         raise ArtifactError(
             "The code needs CPU features that this machine lacks: {}".format(", ".join(missing)),
             where,
-            "Compile the model again with --cpu native on this machine, or with --cpu baseline to run on any {} CPU".format(host),
+            "Compile it again with --cpu native on this machine, or with --cpu baseline for any {} CPU".format(host),
         )

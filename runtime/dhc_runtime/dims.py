@@ -62,13 +62,10 @@ def check_expression(expr: Any, where: str) -> Expr:
         else:
             operator = node[0] if node else None
             count = len(node) - 1
-            good = (
-                (isinstance(operator, str))
-                and (
-                    (operator in _VARIADIC and count >= 2)
-                    or (operator in _BINARY and count == 2)
-                    or (operator == "select>" and count == 3)
-                )
+            good = (isinstance(operator, str)) and (
+                (operator in _VARIADIC and count >= 2)
+                or (operator in _BINARY and count == 2)
+                or (operator == "select>" and count == 3)
             )
             if not good:
                 raise ArtifactError("{!r} with {} operands is not an operation on sizes".format(operator, count), where)
@@ -152,7 +149,9 @@ def format_expression(expr: Expr) -> str:
     if operator == "select>":
         return "({1} if {0} > 0 else {2})".format(*operands)
     wrapped = [
-        "({})".format(text) if isinstance(operand, list) and operand[0] not in ("max", "min", "ceil/", "select>") else text
+        "({})".format(text)
+        if isinstance(operand, list) and operand[0] not in ("max", "min", "ceil/", "select>")
+        else text
         for operand, text in zip(expr[1:], operands)
     ]
     return operator.join(wrapped)
@@ -196,8 +195,8 @@ def solve(expr: Expr, value: int, symbols: Mapping[str, int]) -> Optional[Tuple[
     """Solves ``expr == value`` for its only unbound symbol.
 
     Returns:
-        The symbol and its value, or None where the expression has not exactly one unbound symbol, is not linear in it, or has
-        no solution in integers >= 0.
+        The symbol and its value, or None where the expression has not exactly one unbound symbol, is not linear in it,
+        or has no solution in integers >= 0.
     """
     unknown = sorted(symbols_of(expr) - set(symbols))
     if len(unknown) != 1:
@@ -214,7 +213,7 @@ def bindable(shapes: Sequence[Sequence[Expr]], known: FrozenSet[str] = frozenset
 
     It follows the order in which `bind_shapes` solves, without values: every known symbol stands for 1.
     """
-    values: Dict[str, int] = {name: 1 for name in known}
+    values: Dict[str, int] = dict.fromkeys(known, 1)
     pending = [dim for shape in shapes for dim in shape if not isinstance(dim, int)]
     progress = True
     while progress:
@@ -247,8 +246,8 @@ def bind_shapes(
 ) -> List[str]:
     """Binds symbols from the actual shapes of inputs, and checks all dims; extends ``symbols`` in place.
 
-    A dim that is a bare symbol binds it (the first one seen counts, later ones must agree); a compound dim is solved when it is
-    linear in one unbound symbol and checked otherwise.
+    A dim that is a bare symbol binds it (the first one seen counts, later ones must agree); a compound dim is solved
+    when it is linear in one unbound symbol and checked otherwise.
 
     Returns:
         One line for each input that does not fit; empty when all fit.
@@ -297,14 +296,25 @@ def bind_shapes(
             missing = symbols_of(dim) - set(symbols)
             text = format_expression(dim)
             if missing:
-                notes.append("axis {} must be {}, is {}, which no value of {} gives".format(axis, text, got[axis], ", ".join(sorted(missing))))
+                notes.append(
+                    "axis {} must be {}, is {}, which no value of {} gives".format(
+                        axis, text, got[axis], ", ".join(sorted(missing))
+                    )
+                )
                 continue
             expected = evaluate(dim, symbols)
             if expected != got[axis]:
-                used = ["{} = {}{}".format(s, symbols[s], " from " + origin[s] if s in origin else "") for s in sorted(symbols_of(dim))]
-                notes.append("axis {} must be {} = {} ({}), is {}".format(axis, text, expected, ", ".join(used), got[axis]))
+                used = [
+                    "{} = {}{}".format(s, symbols[s], " from " + origin[s] if s in origin else "")
+                    for s in sorted(symbols_of(dim))
+                ]
+                notes.append(
+                    "axis {} must be {} = {} ({}), is {}".format(axis, text, expected, ", ".join(used), got[axis])
+                )
         if notes:
             problems.append(
-                "input {!r}: expected shape {}, got {}: {}".format(names[index], format_shape(shape), list(got), "; ".join(notes))
+                "input {!r}: expected shape {}, got {}: {}".format(
+                    names[index], format_shape(shape), list(got), "; ".join(notes)
+                )
             )
     return problems

@@ -1,7 +1,7 @@
 """Element types of dhc and the NumPy types that hold them.
 
-NumPy lacks some of them: bf16 and the 8-bit floats are arrays of ``ml_dtypes`` when that package is installed, otherwise unsigned
-integers of the same width (the bits); i4 and u4 hold one value in each int8 or uint8.
+NumPy lacks some of them: bf16 and the 8-bit floats are arrays of ``ml_dtypes`` when that package is installed,
+otherwise unsigned integers of the same width (the bits); i4 and u4 hold one value in each int8 or uint8.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading and linking ELF64 relocatable objects: what a compiler emits, made ready to run at a given address.
 
-`ElfObject` checks the object and lays out its sections; `ElfObject.link` fills a buffer that will be (or stands for) memory at a
-given base address. Nothing here makes memory executable: `dhc_runtime.code_object` does. The formats are those of the System V
-ABI (gABI chapter 4, and the processor supplements for x86-64 and AArch64).
+`ElfObject` checks the object and lays out its sections; `ElfObject.link` fills a buffer that will be (or stands for)
+memory at a given base address. Nothing here makes memory executable: `dhc_runtime.code_object` does. The formats are
+those of the System V ABI (gABI chapter 4, and the processor supplements for x86-64 and AArch64).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class ElfObject:
         needs_low_memory: whether the image must lie below 2 GiB (code compiled without PIC).
 
     Raises:
-        ArtifactError: it is no such object, a part of it lies outside of the data, or it uses something that the loader does not
-            offer (thread-local storage, constructors, an unknown relocation).
+        ArtifactError: it is no such object, a part of it lies outside of the data, or it uses something that the loader
+            does not offer (thread-local storage, constructors, an unknown relocation).
     """
 
     def __init__(self, data: Buffer, where: str = "object code") -> None:
@@ -166,7 +166,12 @@ class ElfObject:
         if len(tables) != 1:
             raise self._fail("The object has {} symbol tables instead of one".format(len(tables)))
         table = tables[0]
-        if table.entry_size != 24 or table.size % 24 or table.link >= len(self._sections) or table.size // 24 > _MAX_SYMBOLS:
+        if (
+            table.entry_size != 24
+            or table.size % 24
+            or table.link >= len(self._sections)
+            or table.size // 24 > _MAX_SYMBOLS
+        ):
             raise self._fail("The symbol table of the object is malformed")
         strings = self._sections[table.link]
         names = self._slice(strings.offset, strings.size, "string table")
@@ -177,7 +182,9 @@ class ElfObject:
             text = self._text(names, name) if name else ""
             kind, binding = info & 15, info >> 4
             if kind == _STT_TLS or kind == _STT_GNU_IFUNC:
-                raise self._fail("The symbol {} is thread-local or resolved at load, which is not supported".format(text))
+                raise self._fail(
+                    "The symbol {} is thread-local or resolved at load, which is not supported".format(text)
+                )
             if section >= _SHN_LORESERVE and section not in (_SHN_ABS, _SHN_COMMON):
                 raise self._fail("The symbol {} lies in the reserved section {}".format(text, section))
             if section < _SHN_LORESERVE:
@@ -226,7 +233,9 @@ class ElfObject:
         if section.name.startswith(".eh_frame"):
             return False  # unwinding tables: generated code never throws
         if section.flags & (_SHF_TLS | _SHF_COMPRESSED):
-            raise self._fail("The section {} is thread-local or compressed, which is not supported".format(section.name))
+            raise self._fail(
+                "The section {} is thread-local or compressed, which is not supported".format(section.name)
+            )
         constructors = section.kind in (_SHT_INIT_ARRAY, _SHT_FINI_ARRAY, _SHT_PREINIT_ARRAY)
         if section.size and (constructors or section.name.startswith((".ctors", ".dtors", ".init", ".fini"))):
             raise self._fail("The section {} asks for code to run at load, which is not supported".format(section.name))
@@ -296,7 +305,7 @@ class ElfObject:
     def symbols(self) -> Dict[str, int]:
         """Offsets in the image of the functions and data that the object offers by name."""
         result: Dict[str, int] = {}
-        for index, symbol in enumerate(self._symbols):
+        for symbol in self._symbols:
             if symbol.name and symbol.binding != _STB_LOCAL and symbol.section in self._placed:
                 if symbol.name in result:
                     raise self._fail("The symbol {} is defined twice".format(symbol.name))
@@ -335,4 +344,6 @@ class ElfObject:
                         addresses[index] = 0
                     else:
                         addresses[index] = resolve(symbol.name)
-                linker.apply(kind, self._placed[target] + offset, index, symbol.name, addresses[index], external, addend)
+                linker.apply(
+                    kind, self._placed[target] + offset, index, symbol.name, addresses[index], external, addend
+                )

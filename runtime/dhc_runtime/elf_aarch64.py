@@ -9,22 +9,25 @@ from dhc_runtime.elf_relocation import Linker, Rules, Target
 __all__ = ["RULES"]
 
 _ABS64, _ABS32, _ABS16, _PREL64, _PREL32, _PREL16 = 257, 258, 259, 260, 261, 262
-_MOVW = {263: (0, True), 264: (0, False), 265: (1, True), 266: (1, False), 267: (2, True), 268: (2, False), 269: (3, False)}
+_MOVW = {
+    263: (0, True),
+    264: (0, False),
+    265: (1, True),
+    266: (1, False),
+    267: (2, True),
+    268: (2, False),
+    269: (3, False),
+}
 _LD_PREL_LO19, _ADR_PREL_LO21, _ADR_PAGE, _ADR_PAGE_NC, _ADD_LO12 = 273, 274, 275, 276, 277
 _LDST_SHIFT = {278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
 _TSTBR14, _CONDBR19, _JUMP26, _CALL26 = 279, 280, 282, 283
 _ADR_GOT_PAGE, _LD64_GOT_LO12, _LD64_GOTPAGE_LO15, _PLT32, _GOTPCREL32 = 311, 312, 313, 314, 315
 
-_WIDTHS = {0: 0, 256: 0, _ABS64: 8, _PREL64: 8, _ABS16: 2, _PREL16: 2}
-_WIDTHS.update(
-    {
-        kind: 4
-        for kind in [_ABS32, _PREL32, _LD_PREL_LO19, _ADR_PREL_LO21, _ADR_PAGE, _ADR_PAGE_NC, _ADD_LO12, _TSTBR14, _CONDBR19]
-        + [_JUMP26, _CALL26, _ADR_GOT_PAGE, _LD64_GOT_LO12, _LD64_GOTPAGE_LO15, _PLT32, _GOTPCREL32]
-        + list(_MOVW)
-        + list(_LDST_SHIFT)
-    }
-)
+_WORDS = (
+    _ABS32, _PREL32, _LD_PREL_LO19, _ADR_PREL_LO21, _ADR_PAGE, _ADR_PAGE_NC, _ADD_LO12, _TSTBR14, _CONDBR19, _JUMP26,
+    _CALL26, _ADR_GOT_PAGE, _LD64_GOT_LO12, _LD64_GOTPAGE_LO15, _PLT32, _GOTPCREL32, *_MOVW, *_LDST_SHIFT,
+)  # fmt: skip
+_WIDTHS = {0: 0, 256: 0, _ABS64: 8, _PREL64: 8, _ABS16: 2, _PREL16: 2, **dict.fromkeys(_WORDS, 4)}
 
 
 def _stub(address: int) -> bytes:
@@ -57,9 +60,7 @@ def _apply(linker: Linker, kind: int, place: int, target: Target) -> None:
         linker.put("Q", place, value & 0xFFFFFFFFFFFFFFFF, target)
     elif kind == _PREL64:
         linker.put("q", place, value - here, target)
-    elif kind == _PREL32:
-        linker.put("i", place, linker.callable_address(target) + target.addend - here, target)
-    elif kind == _PLT32:
+    elif kind in (_PREL32, _PLT32):
         linker.put("i", place, linker.callable_address(target) + target.addend - here, target)
     elif kind == _PREL16:
         linker.put("h", place, value - here, target)

@@ -1,4 +1,4 @@
-"""The part of linking that is the same on every machine: stubs for far functions, a table of addresses (GOT), and range checks."""
+"""The part of linking that all machines share: stubs for far functions, a table of addresses (GOT), range checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rules(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a relocation refers to: number and name of the symbol, its address, whether it is from outside, and the addend."""
+    """What a relocation refers to: a symbol (number and name), its address, whether it is outside, and the addend."""
 
     number: int
     name: str

@@ -1,7 +1,7 @@
 """The errors of dhc and its runtime: one family, each saying what is wrong, where, and what to do.
 
-The compiler re-exports this module as ``dhc.errors``, so that a program catches the same classes whether a problem shows at
-compile time or at run time. ``exit_code`` is the status with which the command line ends:
+The compiler re-exports this module as ``dhc.errors``, so that a program catches the same classes whether a problem
+shows at compile time or at run time. ``exit_code`` is the status with which the command line ends:
 
 ====  =======================================================
 code  meaning
@@ -72,8 +72,8 @@ class DhcError(Exception):
         return "{} {}".format(text, _sentence(self.hint)) if self.hint else text
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        # Exceptions are rebuilt from `args`, which hold less than __init__ takes: restore the state by hand, so that errors
-        # travel between processes whole.
+        # Exceptions are rebuilt from `args`, which hold less than __init__ takes: restore the state by hand, so that
+        # errors travel between processes whole.
         return (_rebuild, (type(self), self.args, dict(self.__dict__)))
 
 
@@ -205,7 +205,9 @@ class MissingExtraError(DeviceError):
 
     def __init__(self, extra: str, what: str, where: Optional[Any] = None) -> None:
         super().__init__(
-            "{} needs a package that is not installed".format(what), where, "Install it with: pip install 'dhc[{}]'".format(extra)
+            "{} needs a package that is not installed".format(what),
+            where,
+            "Install it with: pip install 'dhc[{}]'".format(extra),
         )
         self.extra = extra
         self.what = what

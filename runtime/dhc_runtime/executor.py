@@ -135,7 +135,9 @@ class Executor:
                 except ArtifactError:
                     missing.append(item.symbol)
         if missing:
-            raise ArtifactError("The code lacks functions: {}".format(", ".join(sorted(set(missing))[:20])), self._where)
+            raise ArtifactError(
+                "The code lacks functions: {}".format(", ".join(sorted(set(missing))[:20])), self._where
+            )
         return functions
 
     def _place_constants(self) -> None:
@@ -147,8 +149,13 @@ class Executor:
                 raise ArtifactError("The weights lack the tensor {!r}".format(buffer.constant), self._where)
             address, size = found
             shape = buffer.shape
-            if not all(isinstance(dim, int) for dim in shape) or byte_count(evaluate_shape(shape, {}), buffer.dtype) != size:
-                raise ArtifactError("The tensor {!r} of the weights has a wrong size".format(buffer.constant), self._where)
+            if (
+                not all(isinstance(dim, int) for dim in shape)
+                or byte_count(evaluate_shape(shape, {}), buffer.dtype) != size
+            ):
+                raise ArtifactError(
+                    "The tensor {!r} of the weights has a wrong size".format(buffer.constant), self._where
+                )
             self.addresses[index] = address
 
     # ------------------------------------------------------------------------------------------------ planning
@@ -162,7 +169,10 @@ class Executor:
         symbols = {name: outer[name] for name in self._staging.inherited}
         problems = bind_shapes(self._names, self._shapes, key[1], symbols)
         if problems:
-            raise ShapeError("\n".join(problems) if len(problems) > 1 else problems[0], hint="Give arrays of the shapes that are expected")
+            raise ShapeError(
+                "\n".join(problems) if len(problems) > 1 else problems[0],
+                hint="Give arrays of the shapes that are expected",
+            )
         self._bindings[key] = symbols
         while len(self._bindings) > CACHED_SIZES:
             self._bindings.popitem(last=False)
@@ -186,7 +196,9 @@ class Executor:
         expression = self.program.buffers[buffer].size
         size = evaluate(expression if expression is not None else 0, symbols)
         if size < 0:
-            raise ShapeError("A buffer would have {} bytes".format(size), hint="The inputs are too small for this model")
+            raise ShapeError(
+                "A buffer would have {} bytes".format(size), hint="The inputs are too small for this model"
+            )
         return size
 
     def _plan(self, number: int, symbols: Mapping[str, int], earlier: Optional[_Instance]) -> _Instance:
@@ -195,7 +207,10 @@ class Executor:
             left, right, message = self.program.constraints[index]
             values = evaluate(left, symbols), evaluate(right, symbols)
             if values[0] != values[1]:
-                raise ShapeError("{}: {} and {} must be equal".format(message.rstrip(". "), *values), hint="Check the shapes of the inputs")
+                raise ShapeError(
+                    "{}: {} and {} must be equal".format(message.rstrip(". "), *values),
+                    hint="Check the shapes of the inputs",
+                )
         instance = _Instance()
         buffers = self.program.buffers
         sizes = [self._size(buffer, symbols) for buffer in stage.arena]
@@ -215,7 +230,9 @@ class Executor:
         for operation in stage.operations:
             if isinstance(operation, Segment):
                 span = range(operation.start, operation.stop)
-                kernels = [item for item in self.program.items[operation.start : operation.stop] if isinstance(item, Kernel)]
+                kernels = [
+                    item for item in self.program.items[operation.start : operation.stop] if isinstance(item, Kernel)
+                ]
                 instance.operations.append(NativeSegment(kernels, [self._functions[i] for i in span], symbols, locate))
             else:
                 instance.operations.append(operation)
@@ -231,7 +248,9 @@ class Executor:
         size = self._known_size(buffer, symbols)
         whole = self._known_size(root, symbols)
         if root != buffer and whole is not None and not 0 <= offset <= offset + (size or 0) <= whole:
-            raise ArtifactError("Buffer {} lies outside of buffer {}".format(buffer, root), self._where, "Compile the model again")
+            raise ArtifactError(
+                "Buffer {} lies outside of buffer {}".format(buffer, root), self._where, "Compile the model again"
+            )
         slot = root
         if root in instance.offsets:
             slot = len(self.program.buffers) + self._staging.buffer_stage[root]
@@ -302,9 +321,10 @@ class Executor:
         frame = Frame(self, instance, symbols, targets)
         if isinstance(item, Copy):
             source, target = self.program.buffers[item.source], self.program.buffers[item.target]
-            size = byte_count(evaluate_shape(source.shape, symbols), source.dtype)
-            if size != byte_count(evaluate_shape(target.shape, symbols), target.dtype):
-                raise ArtifactError("A copy joins buffers of different sizes", self._where, "Compile the model again")
+            size = byte_count(evaluate_shape(target.shape, symbols), target.dtype)
+            # The source may be larger: a buffer for the most that a result can be, of which a part came to be used.
+            if size > byte_count(evaluate_shape(source.shape, symbols), source.dtype):
+                raise ArtifactError("A copy reads beyond its source", self._where, "Compile the model again")
             ctypes.memmove(frame.address(item.target), frame.address(item.source), size)
         elif isinstance(item, Bind):
             frame.bind_value(item)
@@ -330,7 +350,9 @@ class Frame:
 
     __slots__ = ("_executor", "_instance", "_targets", "symbols")
 
-    def __init__(self, executor: Executor, instance: _Instance, symbols: Dict[str, int], targets: Sequence[Target]) -> None:
+    def __init__(
+        self, executor: Executor, instance: _Instance, symbols: Dict[str, int], targets: Sequence[Target]
+    ) -> None:
         self._executor = executor
         self._instance = instance
         self._targets = targets
@@ -365,12 +387,16 @@ class Frame:
         """
         _, _, size = self._executor._locate(item.buffer, self._instance, self.symbols)
         if size and 8 * (item.element + 1) > size:
-            raise ArtifactError("A size is read from outside of its buffer", item.node or None, "Compile the model again")
+            raise ArtifactError(
+                "A size is read from outside of its buffer", item.node or None, "Compile the model again"
+            )
         value = self.read_i64(item.buffer, item.element)
         limit = None if item.maximum is None else evaluate(item.maximum, self.symbols)
         if value < 0 or value >= 1 << 62 or (limit is not None and value > limit):
             allowed = "0 or more" if limit is None else "from 0 to {}".format(limit)
-            raise ModelError("The size {} became {}; it must be {}".format(item.symbol, value, allowed), item.node or None)
+            raise ModelError(
+                "The size {} became {}; it must be {}".format(item.symbol, value, allowed), item.node or None
+            )
         self.symbols[item.symbol] = value
 
     def target(self, buffer: int) -> Target:
@@ -392,7 +418,9 @@ class Frame:
                 dims.append(None)
         return tuple(dims)
 
-    def finish(self, results: Sequence[int], values: Sequence[Memory], bindings: Sequence[SymbolBinding], node: str) -> None:
+    def finish(
+        self, results: Sequence[int], values: Sequence[Memory], bindings: Sequence[SymbolBinding], node: str
+    ) -> None:
         """Takes over the results of control flow: their memory, and the symbols that their shapes bind.
 
         Raises:

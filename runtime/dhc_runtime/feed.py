@@ -87,11 +87,15 @@ def collect_inputs(arguments: Tuple[Any, ...], ports: Sequence[Port], where: str
         if array.dtype not in accepted_dtypes(port.dtype):
             expected = numpy_dtype(port.dtype)
             note = " in the byte order of this machine" if array.dtype.newbyteorder("=") == expected else ""
-            problems.append("input {!r}: expected dtype {}{}, got {}".format(port.name, expected.name, note, array.dtype))
+            problems.append(
+                "input {!r}: expected dtype {}{}, got {}".format(port.name, expected.name, note, array.dtype)
+            )
             kind = TypeMismatchError if kind is ShapeError else kind
         arrays.append(array)
         present.append(port)
-    problems.extend(bind_shapes([port.name for port in present], [port.shape for port in present], [a.shape for a in arrays], {}))
+    problems.extend(
+        bind_shapes([port.name for port in present], [port.shape for port in present], [a.shape for a in arrays], {})
+    )
     raise_problems(kind, problems, where, "Session.inputs lists what the model takes")
     return [_usable(array, port, where) for array, port in zip(arrays, present)]
 
@@ -99,7 +103,9 @@ def collect_inputs(arguments: Tuple[Any, ...], ports: Sequence[Port], where: str
 def _usable(array: "np.ndarray[Any, Any]", port: Port, where: str) -> "np.ndarray[Any, Any]":
     limits = value_range(port.dtype)
     if limits is not None and array.size and not (array.min() >= limits[0] and array.max() <= limits[1]):
-        raise TypeMismatchError("input {!r}: values of {} lie from {} to {}".format(port.name, port.dtype, *limits), where)
+        raise TypeMismatchError(
+            "input {!r}: values of {} lie from {} to {}".format(port.name, port.dtype, *limits), where
+        )
     storage = storage_dtype(port.dtype)
     flags = array.flags
     if not (flags.c_contiguous and flags.aligned):
@@ -123,7 +129,10 @@ def prepare_output(name: str, array: Any, port: Port, inputs: "Sequence[np.ndarr
         raise UsageError("outputs[{!r}] is read-only".format(name), where)
     if array.dtype not in accepted_dtypes(port.dtype):
         raise TypeMismatchError(
-            "output {!r} has dtype {} and the array given for it {}".format(name, numpy_dtype(port.dtype).name, array.dtype), where
+            "output {!r} has dtype {} and the array given for it {}".format(
+                name, numpy_dtype(port.dtype).name, array.dtype
+            ),
+            where,
         )
     apart = not any(np.may_share_memory(array, value) for value in inputs)
     return bool(array.flags.c_contiguous and array.flags.aligned and apart)

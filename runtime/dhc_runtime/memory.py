@@ -124,7 +124,9 @@ def aligned_bytes(size: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
     except (MemoryError, ValueError, OverflowError) as error:
         raise ResourceError(
-            "The system cannot give {} of memory".format(_readable(size)), size, hint="Use smaller inputs or free memory"
+            "The system cannot give {} of memory".format(_readable(size)),
+            size,
+            hint="Use smaller inputs or free memory",
         ) from error
     offset = -int(raw.__array_interface__["data"][0]) % ALIGNMENT
     return raw[offset : offset + size]

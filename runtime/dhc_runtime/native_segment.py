@@ -16,7 +16,8 @@ from dhc_runtime.trace import StepTime
 __all__ = ["NativeSegment", "Recorder"]
 
 SERIAL_BYTES = 32768
-"""Segments that touch fewer bytes run on one thread: waking the others would take longer. Results do not depend on it."""
+"""Segments that touch fewer bytes run on one thread: waking the others would take longer. Results do not depend on
+it."""
 
 _BARRIER = 1
 _STEP_BYTES = 32
@@ -45,7 +46,8 @@ class NativeSegment:
         kernels: the items.
         functions: the address of each kernel's function.
         symbols: values of the symbols.
-        locate: for a buffer, the slot of its owner in the table of addresses, its byte offset there, and its bytes (0 if unknown).
+        locate: for a buffer, the slot of its owner in the table of addresses, its byte offset there, and its bytes (0
+            if unknown).
     """
 
     __slots__ = ("_kernels", "_offsets", "_params", "_roots", "_serial", "_steps", "_steps_address", "_table")
@@ -86,7 +88,9 @@ class NativeSegment:
         self._steps_address = _address(self._steps)
         self._serial = touched < SERIAL_BYTES
 
-    def run(self, addresses: "np.ndarray[Any, np.dtype[np.uint64]]", pool: ThreadPool, recorder: Optional[Recorder]) -> None:
+    def run(
+        self, addresses: "np.ndarray[Any, np.dtype[np.uint64]]", pool: ThreadPool, recorder: Optional[Recorder]
+    ) -> None:
         """Runs the kernels with the owners of buffers at ``addresses``.
 
         Raises:
@@ -119,4 +123,6 @@ class NativeSegment:
         where = None if kernel is None else (kernel.node or kernel.symbol)
         if status in _STATUS:
             return ModelError("{} {}".format(_STATUS[status], op), where, "Check the values of the inputs")
-        return DeviceError("A kernel failed with status {} {}".format(status, op), where, "Report this as a defect of dhc")
+        return DeviceError(
+            "A kernel failed with status {} {}".format(status, op), where, "Report this as a defect of dhc"
+        )

@@ -1,7 +1,7 @@
 """The plan of an artifact as typed data: inputs, outputs, buffers and the items to execute, checked while it is read.
 
-A program is a straight list of items; ``if`` and ``loop`` items hold programs of their own. The JSON form is described in the
-documentation of the artifact format.
+A program is a straight list of items; ``if`` and ``loop`` items hold programs of their own. The JSON form is described
+in the documentation of the artifact format.
 """
 
 from __future__ import annotations
@@ -12,12 +12,25 @@ from dhc_runtime.dims import Expr, check_expression
 from dhc_runtime.dtypes import is_dtype
 from dhc_runtime.errors import ArtifactError
 
-__all__ = ["Bind", "Buffer", "Copy", "If", "Item", "Kernel", "Loop", "Port", "Program", "Scan", "SymbolBinding", "parse_program"]
+__all__ = [
+    "Bind",
+    "Buffer",
+    "Copy",
+    "If",
+    "Item",
+    "Kernel",
+    "Loop",
+    "Port",
+    "Program",
+    "Scan",
+    "SymbolBinding",
+    "parse_program",
+]
 
 _MAX_DEPTH = 24
 _MAX_LIST = 1 << 20
 _MAX_RANK = 64
-_KINDS = frozenset(("input", "output", "const", "arena", "alias"))
+_KINDS = frozenset(("input", "output", "const", "arena", "alias", "dynamic"))
 
 
 class Port(NamedTuple):
@@ -33,7 +46,8 @@ class Buffer(NamedTuple):
     """A piece of memory.
 
     Attributes:
-        kind: ``input``, ``output``, ``const``, ``arena``, or ``alias`` (a part of another buffer).
+        kind: ``input``, ``output``, ``const``, ``arena``, ``alias`` (a part of another buffer), or ``dynamic`` (a result of
+            control flow, allocated when it has finished).
         dtype: element type.
         shape: symbolic shape.
         size: bytes; None where only the run tells.
@@ -194,7 +208,9 @@ class _Fields:
         return tuple(values)
 
     def expressions(self, key: str, default: Optional[Sequence[Any]] = None) -> Tuple[Expr, ...]:
-        return tuple([value if type(value) is int else check_expression(value, self.where) for value in self.items(key, default)])
+        return tuple(
+            [value if type(value) is int else check_expression(value, self.where) for value in self.items(key, default)]
+        )
 
     def shape(self, key: str) -> Tuple[Expr, ...]:
         dims = self.expressions(key)
@@ -205,7 +221,9 @@ class _Fields:
     def dtype(self) -> str:
         name = self.get("dtype")
         if not is_dtype(name):
-            raise ArtifactError("The element type {!r} is unknown".format(name), self.where, "Install a newer dhc-runtime")
+            raise ArtifactError(
+                "The element type {!r} is unknown".format(name), self.where, "Install a newer dhc-runtime"
+            )
         return str(name)
 
 
@@ -235,20 +253,21 @@ def parse_program(data: Any, where: str, depth: int = 0) -> Program:
         if not isinstance(raw, list) or len(raw) != 3 or not isinstance(raw[2], str):
             raise fields.fail("A constraint is not [size, size, message]")
         constraints.append((check_expression(raw[0], where), check_expression(raw[1], where), raw[2]))
-    inputs = _ports(fields, "inputs", buffers)
-    outputs = _ports(fields, "outputs", buffers)
+    inputs = _ports(fields, "inputs", buffers, depth == 0)
+    outputs = _ports(fields, "outputs", buffers, depth == 0)
     items = tuple([_item(raw, "{}, item {}".format(where, i), count, depth) for i, raw in enumerate(raw_items)])
     return Program(tuple(symbols), tuple(constraints), inputs, outputs, buffers, items)
 
 
-def _ports(fields: _Fields, key: str, buffers: Sequence[Buffer]) -> Tuple[Port, ...]:
+def _ports(fields: _Fields, key: str, buffers: Sequence[Buffer], outermost: bool) -> Tuple[Port, ...]:
     ports = []
     names = set()
     used = set()
     for number, raw in enumerate(fields.items(key)):
         port = _Fields(raw, "{}, {} {}".format(fields.where, key, number))
         name, buffer = port.text("name"), port.integer("buffer", 0, len(buffers))
-        if name in names:
+        # Only the names of the outermost program are ever used.
+        if name in names and outermost:
             raise port.fail("The name {!r} is used twice".format(name))
         if buffers[buffer].kind != key[:-1] or buffer in used:
             raise port.fail("The buffer {} of {!r} is not an {} buffer of its own".format(buffer, name, key[:-1]))
@@ -277,15 +296,21 @@ def _buffer(raw: Any, index: int, count: int, items: int, where: str) -> Buffer:
         offset = check_expression(fields.table.get("offset", 0), fields.where)
     first, last = 0, max(items - 1, 0)
     if kind == "arena":
-        first = fields.integer("first", 0, max(items, 1))
-        last = fields.integer("last", first, max(items, 1))
+        first = fields.integer("first", 0, max(items, 1), 0)
+        last = fields.integer("last", first, max(items, 1), last)
     return Buffer(kind, fields.dtype(), fields.shape("shape"), size, constant, of, offset, first, last)
 
 
 def _bindings(fields: _Fields, results: int) -> Tuple[SymbolBinding, ...]:
     bindings = []
     for raw in fields.items("bind", ()):
-        good = isinstance(raw, list) and len(raw) == 3 and isinstance(raw[0], str) and type(raw[1]) is int and type(raw[2]) is int
+        good = (
+            isinstance(raw, list)
+            and len(raw) == 3
+            and isinstance(raw[0], str)
+            and type(raw[1]) is int
+            and type(raw[2]) is int
+        )
         if not good or not 0 <= raw[1] < results or not 0 <= raw[2] < _MAX_RANK:
             raise fields.fail("A binding is not [symbol, result, axis]")
         bindings.append(SymbolBinding(raw[0], raw[1], raw[2]))
@@ -335,7 +360,9 @@ def _item(raw: Any, where: str, count: int, depth: int) -> Item:
             if len(program.inputs) != len(arguments) or len(program.outputs) != len(results):
                 raise fields.fail("A branch has other inputs or outputs than its 'if'")
         cond = fields.integer("cond", 0, count)
-        return If(cond, then_program, else_program, then_args, else_args, results, _bindings(fields, len(results)), node)
+        return If(
+            cond, then_program, else_program, then_args, else_args, results, _bindings(fields, len(results)), node
+        )
     if kind == "loop":
         return _loop(fields, where, count, depth, node)
     raise fields.fail("The item {!r} is unknown".format(kind))
@@ -350,7 +377,16 @@ def _loop(fields: _Fields, where: str, count: int, depth: int, node: str) -> Loo
     carried, captures = fields.numbers("carried", count, ()), fields.numbers("captures", count, ())
     scans, scan_inputs = _scans(fields, "scans", count), _scans(fields, "scan_inputs", count)
     loop = Loop(
-        optional("trip"), optional("cond"), carried, captures, body, results, scans, scan_inputs, _bindings(fields, len(results)), node
+        optional("trip"),
+        optional("cond"),
+        carried,
+        captures,
+        body,
+        results,
+        scans,
+        scan_inputs,
+        _bindings(fields, len(results)),
+        node,
     )
     if len(body.inputs) != 2 + len(carried) + len(scan_inputs) + len(captures) or len(body.outputs) != 1 + len(results):
         raise fields.fail("The body of a loop has other inputs or outputs than the loop")

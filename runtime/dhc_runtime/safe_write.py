@@ -29,7 +29,9 @@ def _file_error(error: OSError, path: str) -> Exception:
             where=path,
             hint="Free some space or write to another disk",
         )
-    return UsageError("The file cannot be written: {}".format(reason), where=path, hint="Check that the folder exists and is writable")
+    return UsageError(
+        "The file cannot be written: {}".format(reason), where=path, hint="Check that the folder exists and is writable"
+    )
 
 
 def _alive(pid: int) -> bool:
@@ -45,8 +47,8 @@ def _alive(pid: int) -> bool:
 def sweep_orphans(folder: PathLike, age_seconds: float = _ORPHAN_AGE_SECONDS) -> int:
     """Removes temporary files that killed writers left in ``folder``.
 
-    Only files that carry this module's temporary name, are older than ``age_seconds`` and belong to a process that no longer
-    exists are removed: a folder shared with other machines may hold files of processes that this one cannot see.
+    Only files that carry this module's temporary name, are older than ``age_seconds`` and belong to a process that no
+    longer exists are removed: a folder shared with other machines may hold files of processes that this one cannot see.
 
     Returns:
         The number of files removed.
@@ -83,9 +85,9 @@ def _sync_folder(folder: str) -> None:
 def atomic_file(path: PathLike, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a binary file that takes its name only when the ``with`` block ends well.
 
-    The data goes to a temporary name in the same folder and is renamed over ``path``. When the block raises, or the disk is
-    full, the temporary file is removed and an older file of that name stays as it was. A symbolic link is followed, so that the
-    file it points to is replaced. Devices and pipes are written directly.
+    The data goes to a temporary name in the same folder and is renamed over ``path``. When the block raises, or the
+    disk is full, the temporary file is removed and an older file of that name stays as it was. A symbolic link is
+    followed, so that the file it points to is replaced. Devices and pipes are written directly.
 
     Args:
         path: where the file shall appear.

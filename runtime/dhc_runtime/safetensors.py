@@ -1,8 +1,8 @@
 """Reading and writing the safetensors format: an 8-byte header length, a JSON header, and the data.
 
-The format is that of https://github.com/huggingface/safetensors. The writer pads the header with spaces so that the data starts at
-a multiple of 64 bytes, and puts every tensor at a multiple of 64: mapped from a file, tensors are aligned for vector loads. The
-reader takes any valid file, including unaligned ones.
+The format is that of https://github.com/huggingface/safetensors. The writer pads the header with spaces so that the
+data starts at a multiple of 64 bytes, and puts every tensor at a multiple of 64: mapped from a file, tensors are
+aligned for vector loads. The reader takes any valid file, including unaligned ones.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MAX_HEADER_BYTES = 16 << 20
 _MAX_RANK = 64
 
 _SIZES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1,
-    "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 
 Buffer = Union[bytes, bytearray, memoryview]
@@ -63,14 +63,20 @@ def header_and_layout(tensors: Mapping[str, Tensor]) -> Tuple[bytes, List[Tuple[
         for dim in tensor.shape:
             expected *= dim
         if expected != size:
-            raise ValueError("tensor {!r}: {} bytes do not fit {} {}".format(name, size, tensor.dtype, list(tensor.shape)))
+            raise ValueError(
+                "tensor {!r}: {} bytes do not fit {} {}".format(name, size, tensor.dtype, list(tensor.shape))
+            )
         # The format allows no holes, so padding belongs to named filler tensors of bytes.
         padding = -position % ALIGNMENT
         if padding:
             filler = "__pad{}".format(len(order))
             entries[filler] = {"dtype": "U8", "shape": [padding], "data_offsets": [position, position + padding]}
             position += padding
-        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, position + size]}
+        entries[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + size],
+        }
         order.append((name, padding))
         position += size
     text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
@@ -110,15 +116,17 @@ def parse(data: Buffer) -> Dict[str, TensorSpec]:
         The tensors by name, without the fillers that align them.
 
     Raises:
-        ArtifactError: anything in the header breaks the format, points outside the file, or exceeds a limit (100,000 tensors,
-            16 MiB of header).
+        ArtifactError: anything in the header breaks the format, points outside the file, or exceeds a limit (100,000
+            tensors, 16 MiB of header).
     """
     view = memoryview(data)
     if view.nbytes < 8:
         raise ArtifactError("The weights are too short to hold a header")
     length = struct.unpack("<Q", view[:8])[0]
     if length > MAX_HEADER_BYTES or length > view.nbytes - 8:
-        raise ArtifactError("The weights declare a header of {} bytes, more than there is or than is allowed".format(length))
+        raise ArtifactError(
+            "The weights declare a header of {} bytes, more than there is or than is allowed".format(length)
+        )
     try:
         header = json.loads(bytes(view[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

@@ -32,7 +32,7 @@ _sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
 
 
 class TensorInfo(NamedTuple):
-    """An input or output: name, element type (such as ``f32``), and shape; a size that the run decides is a text such as ``N``."""
+    """An input or output: name, element type (such as ``f32``), and shape, where a text such as ``N`` is any size."""
 
     name: str
     dtype: str
@@ -42,7 +42,11 @@ class TensorInfo(NamedTuple):
 def _infos(ports: Sequence[Port]) -> Tuple[TensorInfo, ...]:
     return tuple(
         [
-            TensorInfo(port.name, port.dtype, tuple([dim if isinstance(dim, int) else format_expression(dim) for dim in port.shape]))
+            TensorInfo(
+                port.name,
+                port.dtype,
+                tuple([dim if isinstance(dim, int) else format_expression(dim) for dim in port.shape]),
+            )
             for port in ports
         ]
     )
@@ -68,7 +72,8 @@ def load(
         device: which of the artifact's devices to use; None for ``cpu``.
         threads: number of threads; None for all CPUs that the process may use. Results do not depend on it.
         profile: measure every step of every run (`Session.profile`); runs take a little longer.
-        max_memory: bytes that the session may hold for intermediate and output values; None for 80 % of the machine's memory.
+        max_memory: bytes that the session may hold for intermediate and output values; None for 80 % of the machine's
+            memory.
 
     Raises:
         ArtifactError: the artifact is damaged or made for another machine.
@@ -81,8 +86,9 @@ def load(
 class Session:
     """A loaded artifact, ready to run. Made by `load`; a context manager.
 
-    Runs from several threads are allowed and happen one after the other: a run uses all threads of the session. After ``os.fork`` the
-    child may use the session too (its threads are started again there), unless the fork happened during a run.
+    Runs from several threads are allowed and happen one after the other: a run uses all threads of the session. After
+    ``os.fork`` the child may use the session too (its threads are started again there), unless the fork happened during
+    a run.
 
     Attributes:
         name: name of the model.
@@ -111,7 +117,8 @@ class Session:
             plan = load_json(self._reader.member("plan.json"), "plan of " + self._where)
             if plan.get("format") != _PLAN_FORMAT:
                 raise ArtifactError(
-                    "The plan has format {!r} and this runtime reads {}".format(plan.get("format"), _PLAN_FORMAT), self._where
+                    "The plan has format {!r} and this runtime reads {}".format(plan.get("format"), _PLAN_FORMAT),
+                    self._where,
                 )
             self._program = parse_program(plan.get("program"), "plan of " + self._where)
             self._code = self._load_code()
@@ -142,7 +149,9 @@ class Session:
                 "Choose one of these, or compile the model again with --target {}".format(self.device),
             )
         if self.device != "cpu":
-            raise DeviceError("This runtime has no executor for the device {!r}".format(self.device), self._where, "Use device='cpu'")
+            raise DeviceError(
+                "This runtime has no executor for the device {!r}".format(self.device), self._where, "Use device='cpu'"
+            )
         record = devices[self.device]
         if not isinstance(record, dict):
             raise ArtifactError("The manifest describes the device wrongly", self._where)
@@ -175,8 +184,9 @@ class Session:
     ) -> "Dict[str, np.ndarray[Any, Any]]":
         """Runs the model.
 
-        Input arrays that are contiguous and aligned are read in place. bf16 (and 8-bit floats) are arrays of ``ml_dtypes`` if that
-        package is installed, otherwise the bits as unsigned integers; i4 and u4 are int8 and uint8.
+        Input arrays that are contiguous and aligned are read in place. bf16 (and 8-bit floats) are arrays of
+        ``ml_dtypes`` if that package is installed, otherwise the bits as unsigned integers; i4 and u4 are int8 and
+        uint8.
 
         Args:
             *inputs: a dict of arrays by input name, or one array for each input in order.
@@ -222,7 +232,10 @@ class Session:
         return offered
 
     def _run(
-        self, arrays: "List[np.ndarray[Any, Any]]", offered: "Dict[int, Tuple[np.ndarray[Any, Any], bool]]", profile: bool
+        self,
+        arrays: "List[np.ndarray[Any, Any]]",
+        offered: "Dict[int, Tuple[np.ndarray[Any, Any], bool]]",
+        profile: bool,
     ) -> "Dict[str, np.ndarray[Any, Any]]":
         memories = [Memory(int(array.__array_interface__["data"][0]), array.shape) for array in arrays]
         targets: List[Any] = []
@@ -268,10 +281,14 @@ class Session:
         # A result much smaller than its upper bound must not hold the memory of the bound.
         return array.copy() if data.size - size > max(_TRIM_BYTES, size) else array
 
-    def _fill(self, port: Port, given: "np.ndarray[Any, Any]", found: "Optional[np.ndarray[Any, Any]]", value: Memory) -> None:
+    def _fill(
+        self, port: Port, given: "np.ndarray[Any, Any]", found: "Optional[np.ndarray[Any, Any]]", value: Memory
+    ) -> None:
         if given.shape != value.shape:
             raise ShapeError(
-                "output {!r} has the shape {} and the array given for it {}".format(port.name, list(value.shape), list(given.shape)),
+                "output {!r} has the shape {} and the array given for it {}".format(
+                    port.name, list(value.shape), list(given.shape)
+                ),
                 self.name,
                 "Give an array of that shape, or none",
             )
@@ -279,7 +296,8 @@ class Session:
             storage = found.view(given.dtype) if found.dtype.itemsize == itemsize(port.dtype) else found
             np.copyto(given, storage)
 
-    # ------------------------------------------------------------------------------------------------ looking and ending
+    # ------------------------------------------------------------------------------------------------ looking and
+    # ending
 
     def profile(self) -> List[StepTime]:
         """The steps of the last profiled run, in order, with their times."""

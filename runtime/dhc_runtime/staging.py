@@ -1,8 +1,8 @@
 """When each size of a program is known: the part of planning that needs no values.
 
-Some symbols are bound only while a program runs (the number of non-zero elements, the shape that a loop leaves). Each item that
-binds symbols ends a *stage*. The memory of a buffer is planned in the first stage in which its size is known, together with the other
-buffers of that stage.
+Some symbols are bound only while a program runs (the number of non-zero elements, the shape that a loop leaves). Each
+item that binds symbols ends a *stage*. The memory of a buffer is planned in the first stage in which its size is known,
+together with the other buffers of that stage.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Staging(NamedTuple):
     Attributes:
         stages: at least one.
         places: where each buffer lies.
-        buffer_stage: for each buffer that owns memory, the stage of its allocation; -1 for those that the run itself brings
-            (inputs, constants, and results whose size only the run tells).
+        buffer_stage: for each buffer that owns memory, the stage of its allocation; -1 for those that the run itself
+            brings (inputs, constants, and results whose size only the run tells).
         inherited: symbols whose values come from the enclosing program, sorted.
         item_known: for each item, the symbols known when it starts.
     """
@@ -140,8 +140,8 @@ def _nested_needs(program: Program) -> FrozenSet[str]:
 def analyse(program: Program, outer: FrozenSet[str], where: str) -> Staging:
     """Finds the stages of a program and checks that every size is known when it is needed.
 
-    A symbol that the program lists as its own takes its value from the shapes of the inputs, even if the enclosing program has one of
-    the same name; all other symbols are those of the enclosing program.
+    A symbol that the program lists as its own takes its value from the shapes of the inputs, even if the enclosing
+    program has one of the same name; all other symbols are those of the enclosing program.
 
     Args:
         program: the program.
@@ -149,7 +149,8 @@ def analyse(program: Program, outer: FrozenSet[str], where: str) -> Staging:
         where: what to call the program in messages.
 
     Raises:
-        ArtifactError: a size depends on something that is not known by then, or an arena buffer is used outside of its lifetime.
+        ArtifactError: a size depends on something that is not known by then, or an arena buffer is used outside of its
+            lifetime.
     """
     shapes = [port.shape for port in program.inputs]
     own = frozenset(program.symbols)
@@ -160,7 +161,9 @@ def analyse(program: Program, outer: FrozenSet[str], where: str) -> Staging:
     for port in program.inputs:
         missing = _symbols(port.shape) - known
         if missing:
-            raise ArtifactError("The shape of input {!r} does not determine {}".format(port.name, ", ".join(sorted(missing))), where)
+            raise ArtifactError(
+                "The shape of input {!r} does not determine {}".format(port.name, ", ".join(sorted(missing))), where
+            )
     places = _places(program, where)
     knowledge = [known]
     item_stage: List[int] = []
@@ -194,7 +197,9 @@ class _Builder:
 
     def _fail(self, index: int, message: str) -> ArtifactError:
         item = self.program.items[index]
-        return ArtifactError(message, "{}, item {} {}".format(self.where, index, item.node).strip(), "Compile the model again")
+        return ArtifactError(
+            message, "{}, item {} {}".format(self.where, index, item.node).strip(), "Compile the model again"
+        )
 
     def _buffer_stages(self) -> List[int]:
         results: Dict[int, int] = {}
@@ -212,7 +217,9 @@ class _Builder:
             if index in results:
                 stages.append(number if number <= results[index] else -1)
             elif number >= len(self.knowledge):
-                raise ArtifactError("The size of buffer {} is never known".format(index), self.where, "Compile the model again")
+                raise ArtifactError(
+                    "The size of buffer {} is never known".format(index), self.where, "Compile the model again"
+                )
             else:
                 stages.append(number)
         return stages
@@ -229,7 +236,7 @@ class _Builder:
             for used in uses_of(item):
                 root = self.places[used].root
                 buffer = self.program.buffers[root]
-                if buffer.kind in ("arena", "output"):
+                if buffer.kind in ("arena", "output", "dynamic"):
                     late = self.buffer_stage[root] > stage
                     if late or (self.buffer_stage[root] < 0 and root not in produced):
                         raise self._fail(index, "Buffer {} is used before its size is known".format(used))
@@ -263,13 +270,19 @@ class _Builder:
     def build(self, inherited: FrozenSet[str]) -> Staging:
         self._check_uses()
         program = self.program
-        constraint_stage = [self.stage_of(symbols_of(left) | symbols_of(right)) for left, right, _ in program.constraints]
+        constraint_stage = [
+            self.stage_of(symbols_of(left) | symbols_of(right)) for left, right, _ in program.constraints
+        ]
         if any(number >= len(self.knowledge) for number in constraint_stage):
-            raise ArtifactError("A constraint depends on sizes that are never known", self.where, "Compile the model again")
+            raise ArtifactError(
+                "A constraint depends on sizes that are never known", self.where, "Compile the model again"
+            )
         stages: List[Stage] = []
         symbols: FrozenSet[str] = frozenset()
         for number in range(len(self.knowledge)):
-            arena = tuple([b for b, s in enumerate(self.buffer_stage) if s == number and program.buffers[b].kind == "arena"])
+            arena = tuple(
+                [b for b, s in enumerate(self.buffer_stage) if s == number and program.buffers[b].kind == "arena"]
+            )
             outputs = tuple([o for o, port in enumerate(program.outputs) if self.buffer_stage[port.buffer] == number])
             constraints = tuple([c for c, s in enumerate(constraint_stage) if s == number])
             items = [i for i, s in enumerate(self.item_stage) if s == number]

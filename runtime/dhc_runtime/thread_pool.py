@@ -25,7 +25,9 @@ MAX_THREADS = 1024
 _SYNC_WORDS = 32
 _STOP, _ERROR, _SPIN = 1, 2, 3
 _SPINS = 4000
-_ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+_ENTRY = ctypes.CFUNCTYPE(
+    ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+)
 _invoke = operator.methodcaller("__call__")
 
 
@@ -119,7 +121,7 @@ class ThreadPool:
         if self._finalizer is not None:
             self._finalizer.detach()
         self._pid = os.getpid()
-        self._sync[: _SPIN] = 0
+        self._sync[:_SPIN] = 0
         workers: List[_Worker] = []
         self._finalizer = weakref.finalize(self, _stop, workers, self._pid, (self._keepalive, self._sync))
         for tid in range(1, self.threads):
@@ -165,8 +167,9 @@ class ThreadPool:
         launches.append(functools.partial(self._call, steps, count, 0, self.threads, self._sync_address))
         self._log.clear()
         try:
-            # Once a thread has started, this one must take part or the others wait at a barrier for ever. A signal handler may raise
-            # (KeyboardInterrupt) between any two byte codes, so all launches happen inside one call of compiled code.
+            # Once a thread has started, this one must take part or the others wait at a barrier for ever. A signal
+            # handler may raise (KeyboardInterrupt) between any two byte codes, so all launches happen inside one call
+            # of compiled code.
             self._log.extend(map(_invoke, launches))
             for worker in self._workers:
                 worker.done.acquire()
@@ -176,7 +179,7 @@ class ThreadPool:
         return int(self._sync[_ERROR])
 
     def _settle(self) -> None:
-        """After an interrupt: waits until the threads are idle and puts the locks back, whatever else arrives meanwhile."""
+        """After an interrupt: waits until the threads are idle and puts the locks back, whatever else arrives."""
         settled = not self._log
         while not settled:
             try:

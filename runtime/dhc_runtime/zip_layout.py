@@ -1,8 +1,9 @@
 """The one way in which an artifact's zip file is laid out.
 
-All bytes of the zip structure follow from the names, sizes and CRC-32 values of the members and the final comment: the writer
-emits them, the reader rebuilds and compares them. So no byte of the file escapes the checks, and every unzip tool reads it.
-Members are stored uncompressed and start at multiples of 4096; ZIP64 records are used where a size or offset needs them.
+All bytes of the zip structure follow from the names, sizes and CRC-32 values of the members and the final comment: the
+writer emits them, the reader rebuilds and compares them. So no byte of the file escapes the checks, and every unzip
+tool reads it. Members are stored uncompressed and start at multiples of 4096; ZIP64 records are used where a size or
+offset needs them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,18 @@ def _local_header(entry: Entry, offset: int) -> bytes:
     extra += struct.pack("<HHH", _PADDING_ID, 2 + padding, ALIGNMENT) + bytes(padding)
     return (
         struct.pack(
-            "<IHHHHHIIIHH", 0x04034B50, 45 if big else 20, _UTF8_NAMES, 0, 0, _DOS_DATE, entry.crc, stored, stored, len(name), len(extra)
+            "<IHHHHHIIIHH",
+            0x04034B50,
+            45 if big else 20,
+            _UTF8_NAMES,
+            0,
+            0,
+            _DOS_DATE,
+            entry.crc,
+            stored,
+            stored,
+            len(name),
+            len(extra),
         )
         + name
         + extra
@@ -119,7 +131,9 @@ def lay_out(entries: Sequence[Entry], comment: bytes) -> Layout:
     tail = directory
     place, count = position, len(entries)
     if position >= _LIMIT32:
-        tail += struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 0x0300 | 45, 45, 0, 0, count, count, len(directory), position)
+        tail += struct.pack(
+            "<IQHHIIQQQQ", 0x06064B50, 44, 0x0300 | 45, 45, 0, 0, count, count, len(directory), position
+        )
         tail += struct.pack("<IIQI", 0x07064B50, 0, position + len(directory), 1)
         place = _LIMIT32
     tail += struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, count, count, len(directory), place, len(comment)) + comment

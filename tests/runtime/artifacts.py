@@ -246,7 +246,15 @@ class Plan:
 
     def kernel(self, symbol: str, buffers: list[int], params: list[Any], node: str = "", op: str = "") -> None:
         self.items.append(
-            {"do": "kernel", "symbol": symbol, "buffers": buffers, "params": params, "barrier": True, "node": node, "op": op}
+            {
+                "do": "kernel",
+                "symbol": symbol,
+                "buffers": buffers,
+                "params": params,
+                "barrier": True,
+                "node": node,
+                "op": op,
+            }
         )
 
     def item(self, do: str, **fields: Any) -> None:
@@ -260,7 +268,9 @@ class Plan:
     def program(self) -> dict[str, Any]:
         uses: dict[int, list[int]] = {}
         for index, item in enumerate(self.items):
-            named = list(item.get("buffers", [])) + [item[k] for k in ("buffer", "from", "to", "cond", "trip") if item.get(k) is not None]
+            named = list(item.get("buffers", [])) + [
+                item[k] for k in ("buffer", "from", "to", "cond", "trip") if item.get(k) is not None
+            ]
             for key in ("args_then", "args_else", "results", "carried", "captures"):
                 named += item.get(key, [])
             named += [scan[0] for scan in item.get("scan_inputs", [])]
@@ -283,7 +293,9 @@ class Plan:
         return make_artifact({"format": 1, "program": self.program()}, self.weights, **manifest)
 
 
-def make_artifact(plan: dict[str, Any], weights: dict[str, np.ndarray], code: bytes | None = None, **manifest: Any) -> bytes:
+def make_artifact(
+    plan: dict[str, Any], weights: dict[str, np.ndarray], code: bytes | None = None, **manifest: Any
+) -> bytes:
     """An artifact with this plan, the kernels of this module, and these weights."""
     tensors = {}
     for name, array in weights.items():
