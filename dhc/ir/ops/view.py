@@ -9,7 +9,7 @@ import numpy as np
 from dhc.ir import scalar as s
 from dhc.ir import symbols
 from dhc.ir.builder import Builder
-from dhc.ir.dtypes import ANY
+from dhc.ir.dtypes import ANY, i64
 from dhc.ir.gradients import unbroadcast
 from dhc.ir.graph import Node, Value
 from dhc.ir.kinds import Index, LoadFn, Map
@@ -27,7 +27,7 @@ def _reshape_type(call: Call) -> list[TensorType]:
 
 def linear_index(index: Index, shape: symbols.Shape) -> s.ScalarExpr:
     """Row-major position of an index."""
-    position: s.ScalarExpr = s.const(0, s.i64)
+    position: s.ScalarExpr = s.const(0, i64)
     for i, stride in zip(index, symbols.contiguous_strides(shape)):
         position = position + i * s.size(stride)
     return position
@@ -38,7 +38,7 @@ def unravel(position: s.ScalarExpr, shape: symbols.Shape) -> list[s.ScalarExpr]:
     index: list[s.ScalarExpr] = []
     for axis, (dim, stride) in enumerate(zip(shape, symbols.contiguous_strides(shape))):
         if dim == 1:
-            index.append(s.const(0, s.i64))
+            index.append(s.const(0, i64))
             continue
         quotient = position // s.size(stride)
         index.append(quotient if axis == 0 else quotient % s.size(dim))
@@ -76,7 +76,7 @@ def _transpose_type(call: Call) -> list[TensorType]:
 
 
 def _transpose_element(call: Call, index: Index, load: LoadFn) -> s.ScalarExpr:
-    source: list[s.ScalarExpr] = [s.const(0, s.i64)] * len(index)
+    source: list[s.ScalarExpr] = [s.const(0, i64)] * len(index)
     for position, axis in enumerate(call.attrs.perm):
         source[axis] = index[position]
     return load(0, source)
@@ -125,7 +125,7 @@ def broadcast_index(index: Index, shape: symbols.Shape, result: symbols.Shape) -
     for axis, dim in enumerate(shape):
         target = result[offset + axis]
         if dim == 1:
-            source.append(s.const(0, s.i64))
+            source.append(s.const(0, i64))
         elif dim == target or isinstance(dim, int):
             source.append(index[offset + axis])
         else:
