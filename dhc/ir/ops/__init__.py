@@ -26,6 +26,7 @@ from dhc.ir.ops import (  # noqa: F401
     random,
     rearrange,
     reduce,
+    resize,
     scatter,
     select,
     softmax,
