@@ -362,6 +362,8 @@ def _listed(value: Any) -> list[Any]:
 
 def _normalise(spec: Attr, value: Any) -> Any:
     kind = spec.kind
+    if value is None and spec.default is None:
+        return None  # "not given" may be written out
     if kind == "int":
         return _integer(value)
     if kind == "float":
