@@ -5,11 +5,14 @@ the group already, so that nothing is computed twice and no cycle can arise. Wha
 
 * element-wise nodes of the root's shape, and cheap generators and broadcasts;
 * before a reduction: element-wise nodes of the shape that is reduced;
-* one reduction or contraction whose result has the root's shape: the element-wise nodes after it are its epilogue.
+* one reduction whose result has the root's shape: the element-wise nodes after it are its epilogue.
+
+A contraction takes the chain of element-wise nodes that follow it as its epilogue.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,18 +42,54 @@ class Fuse(Pass):
     def run(self, graph: Graph) -> PassResult:
         """Groups the nodes of the graph and of the bodies of its control flow."""
         result = PassResult()
-        for node in reversed(graph):
-            if node.graph is not graph or node.op.name == "fused":
-                continue
+        for node in graph:
             for region in node.regions:
                 for what, n in self.run(region).statistics.items():
                     result.count(what, n)
-            group = self._group(node)
+        if self.contractions:
+            # Contractions first: an epilogue saves a pass over memory, which grouping its ops elsewhere would not.
+            self._outline_all(graph, graph.nodes, self._epilogue, result)
+        self._outline_all(graph, graph.nodes[::-1], self._group, result)
+        return result
+
+    def _outline_all(
+        self, graph: Graph, nodes: list[Node], choose: Callable[[Node], list[Node]], result: PassResult
+    ) -> None:
+        for node in nodes:
+            if node.graph is not graph or node.op.name == "fused":
+                continue
+            group = choose(node)
             if len(group) > 1:
                 _outline(graph, group)
                 result.count("groups")
                 result.count("nodes", len(group))
-        return result
+
+    def _epilogue(self, contraction: Node) -> list[Node]:
+        """A contraction and the chain of element-wise nodes that follow it."""
+        if not isinstance(contraction.op.kind, Contract) or len(contraction.results) != 1:
+            return [contraction]
+        chain = [contraction]
+        while len(chain) < self.max_nodes:
+            value = chain[-1].result
+            users = value.users
+            if len(users) != 1 or value.is_output or len(users[0].results) != 1:
+                break
+            user = users[0]
+            if not isinstance(user.op.kind, Elementwise) or user.result.shape != value.shape:
+                break
+            chain.append(user)
+        return self._with_literals(chain)
+
+    def _with_literals(self, nodes: list[Node]) -> list[Node]:
+        """The nodes in graph order, with constants of one element, which become literals of the kernel."""
+        chosen = dict.fromkeys(nodes)
+        for node in nodes:
+            for value in node.operands:
+                producer = value.producer
+                if producer is not None and producer.op.name == "constant" and value.type.numel == 1:
+                    chosen[producer] = None
+        ordered = sorted(chosen, key=_positions(nodes[0]).__getitem__)
+        return ordered if len(nodes) > 1 else nodes
 
     def _group(self, root: Node) -> list[Node]:
         """Nodes that join `root`, in graph order."""
@@ -62,8 +101,6 @@ class Fuse(Pass):
         pending = [root]
         while pending and len(chosen) < self.max_nodes:
             node = pending.pop()
-            if isinstance(node.op.kind, Contract):
-                continue
             for value in node.operands:
                 producer = value.producer
                 if producer is None or producer in chosen or len(producer.results) != 1 or value.is_output:
@@ -73,19 +110,12 @@ class Fuse(Pass):
                 if self._joins(producer, value, shapes, anchor, root):
                     chosen[producer] = None
                     pending.append(producer)
-                    if isinstance(producer.op.kind, (Reduce, Contract)):
+                    if isinstance(producer.op.kind, Reduce):
                         anchor = producer
                         shapes = shapes | {v.shape for v in producer.operands}
         if anchor is not None and len(chosen) > 1 and any(v.type.numel == 0 for n in chosen for v in n.results):
             return [root]
-        # Constants of one element move in, so that they become literals of the kernel.
-        for node in list(chosen):
-            for value in node.operands:
-                producer = value.producer
-                if producer is not None and producer.op.name == "constant" and value.type.numel == 1:
-                    chosen[producer] = None
-        ordered = sorted(chosen, key=_positions(root).__getitem__)
-        return ordered if sum(1 for n in ordered if n.op.name != "constant") > 1 else [root]
+        return self._with_literals(list(chosen))
 
     def _joins(
         self, producer: Node, value: Value, shapes: set[tuple[object, ...]], anchor: Node | None, root: Node
@@ -95,9 +125,7 @@ class Fuse(Pass):
             return value.shape in shapes
         if isinstance(kind, Map):
             return producer.op.name in _CHEAP_MAPS and value.shape in shapes
-        if isinstance(kind, Contract) and not self.contractions:
-            return False
-        if isinstance(kind, (Reduce, Contract)):
+        if isinstance(kind, Reduce):
             return anchor is None and value.shape == root.result.shape
         return False
 
