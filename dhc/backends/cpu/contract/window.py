@@ -153,7 +153,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     # Scratch memory of a thread: half the second-level cache, or what one vector tile needs when that is more.
     slack = columns + span + 2 * lanes
     least = ins * copies * _odd_lines(columns + span + lanes, item) + slack
-    budget = max(target.l2_bytes // 2 // item, least)
+    budget = max(target.l2_bytes // 2 // item, least, ins * copies * (64 + 24) + slack)
     scratch_bytes = -(-budget * item // 64) * 64
 
     offsets = tuple(offset * item for offset in plan.tap_offsets)
