@@ -9,6 +9,7 @@ from dhc.ir.ops import (  # noqa: F401
     cast,
     compare,
     complex,
+    control,
     conv,
     conv_transpose,
     cumulative,

@@ -198,7 +198,8 @@ def _gather_nd_reference(call: Call, x: np.ndarray, indices: np.ndarray) -> np.n
     key += [checked_indices(call, indices[..., k], x.shape[batch + k], batch + k) for k in range(width)]
     if not key:
         return np.broadcast_to(x, call.results[0].shape).copy()
-    return x[tuple(key)]
+    result: np.ndarray = x[tuple(key)]
+    return result
 
 
 def _grad_gather_nd(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:

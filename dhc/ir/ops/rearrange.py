@@ -12,7 +12,7 @@ from dhc_runtime.errors import DhcError
 from dhc.ir import scalar as s
 from dhc.ir import symbols
 from dhc.ir.builder import Builder
-from dhc.ir.dtypes import FIXED, INDEX
+from dhc.ir.dtypes import FIXED, INDEX, i64
 from dhc.ir.graph import Node, Value
 from dhc.ir.inference import require_equal, require_rank
 from dhc.ir.kinds import Composite, Index, LoadFn, Map
@@ -145,7 +145,7 @@ def _reverse_sequence_type(call: Call) -> list[TensorType]:
 
 def _reverse_sequence_element(call: Call, index: Index, load: LoadFn) -> s.ScalarExpr:
     batch, time = _reverse_axes(call)
-    length = s.cast(load(1, [index[batch]]), s.i64)
+    length = s.cast(load(1, [index[batch]]), i64)
     step = index[time]
     source = list(index)
     # A length beyond the time axis makes the first steps read out of range: that is how it is noticed.

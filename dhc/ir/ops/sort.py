@@ -101,7 +101,8 @@ def stable_order(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     if not descending:
         return np.argsort(x, axis=axis, kind="stable").astype(np.int64)
     backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
-    return np.flip(x.shape[axis] - 1 - backwards, axis).astype(np.int64)
+    order: np.ndarray = np.flip(x.shape[axis] - 1 - backwards, axis).astype(np.int64)
+    return order
 
 
 def _sort_type(call: Call) -> list[TensorType]:

@@ -123,7 +123,7 @@ def _example(center: int, max_output: int, score: float) -> tuple[list[np.ndarra
         np.float32,
     )
     scores = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5, 0.3], [0.1, 0.2, 0.2, 0.0, 0.9, 0.9]]], np.float32)
-    scalars = [np.array(max_output, np.int64), np.array(0.5, np.float32), np.array(score, np.float32)]
+    scalars: list[np.ndarray] = [np.array(max_output, np.int64), np.array(0.5, np.float32), np.array(score, np.float32)]
     return [boxes, scores, *scalars], {"center_point_box": center}
 
 

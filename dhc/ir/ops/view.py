@@ -63,6 +63,11 @@ register(
         reference=lambda call, x: np.reshape(x, call.attrs.shape),
         kind=Map(_reshape_element),
         grad=_grad_reshape,
+        examples=lambda: [
+            ([np.arange(6, dtype=np.float32).reshape(2, 3)], {"shape": (3, 1, 2)}),
+            ([np.float32(7)], {"shape": (1, 1)}),
+            ([np.zeros((0, 3), np.float32)], {"shape": (3, 2, 0)}),
+        ],
         source="ONNX Reshape",
     )
 )
@@ -96,6 +101,11 @@ register(
         reference=lambda call, x: np.transpose(x, call.attrs.perm),
         kind=Map(_transpose_element),
         grad=_grad_transpose,
+        examples=lambda: [
+            ([np.arange(24, dtype=np.float32).reshape(2, 3, 4)], {"perm": (2, 0, 1)}),
+            ([np.zeros((0, 3), np.float32)], {"perm": (1, 0)}),
+            ([np.float32(7)], {"perm": ()}),
+        ],
         source="ONNX Transpose",
     )
 )
@@ -151,6 +161,10 @@ register(
         reference=lambda call, x: np.broadcast_to(x, call.attrs.shape).copy(),
         kind=Map(_broadcast_element),
         grad=_grad_broadcast,
+        examples=lambda: [
+            ([np.arange(3, dtype=np.float32).reshape(3, 1)], {"shape": (2, 3, 4)}),
+            ([np.float32(7)], {"shape": (2, 0)}),
+        ],
         source="ONNX Expand (towards a given shape)",
     )
 )
