@@ -83,13 +83,16 @@ def _integers_checked(name: str, a: Array, b: Array) -> bool:
     return True
 
 
-def _div(a: Array, b: Array) -> Array:
-    if not _integers_checked("div", a, b):
-        return np.divide(a, b)
+def truncated_quotient(a: Array, b: Array) -> Array:
+    """Integer quotient rounded toward zero; min / -1 wraps around to min."""
     quotient = np.floor_divide(a, b)
     # floor_divide rounds down; where signs differ and something is left over, truncation is one higher.
     inexact = (np.multiply(quotient, b) != a) & ((a < 0) != (b < 0))
     return np.asarray(quotient + inexact.astype(a.dtype), dtype=a.dtype)
+
+
+def _div(a: Array, b: Array) -> Array:
+    return truncated_quotient(a, b) if _integers_checked("div", a, b) else np.divide(a, b)
 
 
 def _mod(a: Array, b: Array) -> Array:

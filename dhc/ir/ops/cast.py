@@ -122,6 +122,11 @@ register(
         reference=lambda call, x: _reference(call, x),
         kind=Elementwise(lambda call, x: convert_expr(x, call.attrs.dtype, call.attrs.saturate)),
         grad=_grad_cast,
+        examples=lambda: [
+            ([np.array([1.5, -2.5, 300, np.nan], np.float32)], {"dtype": "i8"}),
+            ([np.array([1.5, -2.5], np.float32)], {"dtype": "f64"}),
+            ([np.array([0, 1, -7], np.int32)], {"dtype": "bool"}),
+        ],
         source="ONNX Cast",
     )
 )
@@ -152,6 +157,7 @@ register(
         reference=lambda call, x: np.asarray(x).copy().view(call.attrs.dtype.numpy),
         kind=Elementwise(lambda call, x: x if x.dtype == call.attrs.dtype else s.Bitcast(call.attrs.dtype, x)),
         grad=NotDifferentiable("bits have no derivative"),
+        examples=lambda: [([np.array([1, -2, np.nan], np.float32)], {"dtype": "i32"})],
         source="ONNX BitCast",
     )
 )

@@ -58,6 +58,8 @@ def _reshaped(shape: Sequence[Dim], parameter: np.ndarray[Any, Any]) -> np.ndarr
     return np.reshape(parameter, tuple(symbols.evaluate(d, {}) for d in shape))
 
 
+_REALS = np.array([[0.0, 0.25, -0.75], [1e9, -3.2, np.nan]], np.float32)
+
 # ---- quantize --------------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +95,12 @@ register(
         reference=_quantize,
         kind=Composite(_build_quantize),
         grad=NotDifferentiable("integer result; use fake quantization for training"),
+        examples=lambda: [
+            ([_REALS, np.float32(0.5), np.uint8(10)], {}),
+            ([_REALS, np.array([0.5, 0.25, 2], np.float32), np.array([0, 1, -2], np.int8)], {"axis": -1}),
+            ([_REALS, np.array([[0.5], [0.25]], np.float32), np.array([[0], [9]], np.int16)], {}),
+            ([_REALS[:0], np.array([0.5], np.float32), np.array([3], np.int32)], {}),
+        ],
         source="ONNX QuantizeLinear",
     )
 )
@@ -133,6 +141,11 @@ register(
         infer=_dequantize_type,
         reference=_dequantize,
         kind=Composite(_build_dequantize),
+        examples=lambda: [
+            ([np.array([[-8, 0, 7]], np.int8), np.float32(0.5), np.int8(1)], {}),
+            ([np.array([[1, 2]] * 2, np.int8), np.array([0.5, 2], np.float32), np.array([0, 1], np.int8)], {"axis": 0}),
+            ([np.zeros((0, 2), np.int8), np.array([[1, 2]], np.float32), np.array([[0, 1]], np.int8)], {}),
+        ],
         source="ONNX DequantizeLinear",
     )
 )

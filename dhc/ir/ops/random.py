@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dhc.ir import scalar as s
-from dhc.ir.dtypes import FLOATS, DType, f32, f64, i64, u32, u64
+from dhc.ir.dtypes import FLOATS, DType, f32, f64, i64, ordered, u32, u64
 from dhc.ir.kinds import Index, LoadFn, Map
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef
 from dhc.ir.ops.view import linear_index
@@ -105,6 +105,7 @@ register(
         reference=lambda call: random_words(_count(call), call.attrs.seed, call.attrs.stream).reshape(call.attrs.shape),
         kind=Map(_bits_element, role="generate"),
         grad=NotDifferentiable("integer result"),
+        examples=lambda: [([], {"shape": (2, 5), "seed": 7, "stream": 0xFFFFFFFF}), ([], {"shape": (0,)})],
         source="Salmon et al. 2011",
     )
 )
@@ -186,6 +187,10 @@ register(
         reference=_uniform,
         kind=Map(_uniform_element, role="generate"),
         grad=_NO_GRADIENT,
+        examples=lambda: [
+            ([], {"shape": (3, 3), "dtype": dtype, "low": -1.0, "high": 2.5, "seed": 3, "stream": 1})
+            for dtype in ordered(FLOATS)
+        ],
         source="ONNX RandomUniform",
     )
 )
@@ -240,6 +245,10 @@ register(
         reference=_normal,
         kind=Map(_normal_element, role="generate"),
         grad=_NO_GRADIENT,
+        examples=lambda: [
+            ([], {"shape": (3, 3), "dtype": dtype, "mean": 1.0, "std": 0.5, "seed": 0xFFFFFFFF})
+            for dtype in ordered(FLOATS)
+        ],
         source="ONNX RandomNormal",
     )
 )

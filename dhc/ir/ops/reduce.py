@@ -22,6 +22,7 @@ from dhc.ir.graph import Node, Value
 from dhc.ir.inference import reduced_shape
 from dhc.ir.kinds import Composite, Index, Reduce, ReduceSpec
 from dhc.ir.op import Attr, Call, Cost, Gradient, NotDifferentiable, OpDef, Operand
+from dhc.ir.ops.arithmetic import truncated_quotient
 from dhc.ir.precision import compute_dtype, half_result, rounded, wide_array, widened_load
 from dhc.ir.registry import register
 from dhc.ir.types import TensorType
@@ -135,8 +136,7 @@ def _mean(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     total = np.sum(x, axis=axis, keepdims=keepdims, dtype=wide)
     if count == 0 and np.size(total):
         raise DhcError("reduce_mean: integer division by zero (mean of nothing)")
-    magnitude = np.abs(total) // wide(max(count, 1))
-    return (np.sign(total) * magnitude).astype(x.dtype)
+    return truncated_quotient(total, np.asarray(max(count, 1), wide)).astype(x.dtype)
 
 
 def _mean_spec(call: Call) -> ReduceSpec:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ register(
         reference=lambda call: call.attrs.value,
         kind=Structural("constant"),
         grad=lambda b, node, g: (),
+        examples=lambda: [([], {"value": np.array([[1, 2]], np.float32), "dtype": "f32"})],
         source="ONNX Constant",
     )
 )
@@ -69,6 +71,7 @@ register(
         infer=lambda call: [TensorType(i64, (len(call.attrs.values),))],
         reference=lambda call: np.array(call.attrs.values, dtype=np.int64),
         kind=Map(_dims_element, role="generate"),
+        examples=lambda: [([], {"values": (2, 3)}), ([], {"values": ()})],
         grad=NotDifferentiable("integer result"),
         source="ONNX Shape",
     )
@@ -93,6 +96,7 @@ register(
         kind=Structural("bind"),
         grad=NotDifferentiable("integer result"),
         pure=False,
+        examples=lambda: [([np.array([4, 5])], {"names": ("rows", "columns")})],
     )
 )
 

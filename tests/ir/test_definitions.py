@@ -1,0 +1,97 @@
+"""The scalar definition of every op (what backends compile) against its NumPy reference, and the parts of composites."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dhc.ir import registry
+from dhc.ir.autodiff import parts_of
+from dhc.ir.dtypes import DType
+from dhc.ir.kinds import Composite, Contract, Elementwise, Map, Opaque, Reduce
+from dhc.ir.op import Call, OpDef
+from tests.ir.op_examples import Example, examples_for
+from tests.ir.scalar_evaluation import evaluate_kind
+
+TOLERANCES = {"f64": 1e-12, "f32": 2e-5, "f16": 2e-3, "bf16": 1.6e-2, "c64": 2e-5, "c128": 1e-12}
+
+INTEGER_STEPS = {"resize": 1}
+"""Ops that turn a floating sum into an integer: summed in another order, it may fall on the other side of a step."""
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, dtype: DType, what: object, steps: int = 0) -> None:
+    """Equal dtype and shape; integers exactly, floats within rounding of the op's precision, NaN where NaN is."""
+    assert actual.dtype == expected.dtype, what
+    assert actual.shape == expected.shape, what
+    if dtype.is_integer and steps:
+        assert np.max(np.abs(actual.astype(np.int64) - expected.astype(np.int64)), initial=0) <= steps, what
+        return
+    if dtype.name not in TOLERANCES:
+        np.testing.assert_array_equal(actual, expected, err_msg=str(what))
+        return
+    tolerance = TOLERANCES[dtype.name]
+    wide = np.complex128 if dtype.kind == "c" else np.float64
+    np.testing.assert_allclose(
+        actual.astype(wide), expected.astype(wide), rtol=tolerance, atol=tolerance, equal_nan=True, err_msg=str(what)
+    )
+
+
+def _defined(op: OpDef) -> bool:
+    return isinstance(op.kind, (Elementwise, Map, Reduce, Contract, Composite)) and bool(examples_for(op))
+
+
+DEFINED = [op for op in registry.all_ops() if _defined(op)]
+
+
+def _check(example: Example) -> None:
+    graph = example.graph()
+    expected = graph.evaluate(*example.arrays)
+    (node,) = graph.nodes
+    with np.errstate(all="ignore"):
+        if isinstance(example.op.kind, Composite):
+            actual = parts_of(node).evaluate(*example.arrays)
+        else:
+            actual = evaluate_kind(Call.of(node), example.arrays)
+    assert len(actual) == len(expected)
+    for result, a, e in zip(node.results, actual, expected):
+        assert_close(a, e, result.type.dtype, example, INTEGER_STEPS.get(example.op.name, 0))
+
+
+@pytest.mark.parametrize("op", DEFINED, ids=lambda op: op.name)
+def test_definition_says_what_the_reference_says(op: OpDef) -> None:
+    for example in examples_for(op):
+        _check(example)
+
+
+@pytest.mark.parametrize("op", registry.all_ops(), ids=lambda op: op.name)
+def test_references_give_the_inferred_type(op: OpDef) -> None:
+    """The interpreter refuses results of another dtype or shape; every example must pass it."""
+    for example in examples_for(op):
+        example.graph().evaluate(*example.arrays)
+
+
+def _opaque_call(example: Example) -> tuple[Call, list[np.ndarray], list[np.ndarray]]:
+    graph = example.graph()
+    call = Call.of(graph.nodes[0])
+    results = [np.zeros(r.shape, r.dtype.numpy) for r in call.results]
+    return call, [np.array(a) for a in example.arrays], results
+
+
+@pytest.mark.parametrize("name", ["cumsum", "cumprod"])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_running_totals_in_pieces(name: str, pieces: int) -> None:
+    """The imperative function, run over parts of its items, gives the reference bit for bit in its own dtype."""
+    op = registry.get(name)
+    kind = op.kind
+    assert isinstance(kind, Opaque) and kind.args is not None and kind.parallel is not None
+    for example in examples_for(op):
+        if example.dtypes[0].name in ("f16", "bf16"):
+            continue  # devices run these on f32 buffers
+        call, operands, results = _opaque_call(example)
+        items = int(kind.parallel(call))  # type: ignore[arg-type]
+        bounds = [items * k // pieces for k in range(pieces + 1)]
+        with np.errstate(all="ignore"):
+            for begin, end in zip(bounds, bounds[1:]):
+                assert kind.function(*operands, *results, *kind.args(call), begin, end) == 0
+        (expected,) = example.graph().evaluate(*example.arrays)
+        np.testing.assert_array_equal(results[0], expected, err_msg=str(example))
