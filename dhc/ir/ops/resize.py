@@ -197,7 +197,8 @@ def _reference(call: Call, x: np.ndarray) -> Any:
         if a.mode == "nearest" and parts:
             result = parts[0]
             continue
-        resized = np.zeros([axis.after if i == axis.axis else n for i, n in enumerate(result.shape)], result.dtype)
+        lengths = [len(columns) if i == axis.axis else n for i, n in enumerate(result.shape)]
+        resized = np.zeros(lengths, result.dtype)
         for tap, part in enumerate(parts):
             resized += weights[:, tap].reshape(shape) * part
         result = resized
