@@ -1,0 +1,206 @@
+"""Lowers contractions to the explicit-vector generators: specs, packed weights, run-time sizes.
+
+What no generator takes (integers, half floats, weights that are not constant) is lowered as a plain reduction by the
+loop level: correct for every dtype, only slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dhc.backends.cpu.contract import registry as generators
+from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
+from dhc.backends.cpu.epilogue import PlannedEpilogue, plan_epilogue
+from dhc.backends.cpu.target import CpuTarget
+from dhc.ir import symbols
+from dhc.ir.dtypes import f32, f64
+from dhc.ir.graph import Node, Value
+from dhc.ir.symbols import Dim
+
+
+@dataclass(frozen=True)
+class PlannedContraction:
+    """A contraction that a generator takes.
+
+    Attributes:
+        code: the kernel.
+        operands: values or constant arrays for the buffers before the result.
+        params: run-time sizes.
+        epilogue: the nodes that it covers besides the contraction.
+    """
+
+    code: KernelCode
+    operands: tuple[Value | np.ndarray, ...]
+    params: tuple[Dim, ...]
+    epilogue: PlannedEpilogue
+
+
+def plan_contraction(
+    node: Node, tail: Sequence[Node], target: CpuTarget, resolve: dict[Value, Value] | None = None
+) -> PlannedContraction | None:
+    """Plans a contraction and as much of its tail as possible; None when no generator takes it.
+
+    Args:
+        node: a `matmul`, `conv` or `conv_transpose`.
+        tail: element-wise nodes after it.
+        target: the CPU.
+        resolve: inputs of the fused group -> the values outside that they stand for.
+    """
+    outer = resolve or {}
+    dtype = node.result.dtype
+    if dtype not in (f32, f64) or any(v.dtype != dtype for v in node.operands):
+        return None
+    if node.op.name == "matmul":
+        return _plan_matmul(node, tail, target, outer)
+    if node.op.name in ("conv", "conv_transpose"):
+        return _plan_window(node, tail, target, outer)
+    return None
+
+
+def _constant(value: Value, outer: dict[Value, Value]) -> np.ndarray | None:
+    producer = outer.get(value, value).producer
+    if producer is None or producer.op.name != "constant":
+        return None
+    array: np.ndarray = producer.attrs["value"]
+    return array
+
+
+def _finish(
+    spec: Spec, node: Node, target: CpuTarget, planned: PlannedEpilogue, operands: list[Value | np.ndarray],
+    params: Sequence[Dim],
+) -> PlannedContraction:  # fmt: skip
+    code = generators.emit(spec, target)
+    return PlannedContraction(code, (*operands, *planned.operands), tuple(params), planned)
+
+
+def _plan_window(
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value]
+) -> PlannedContraction | None:
+    x, w = node.operands[:2]
+    rank = x.type.rank - 2
+    weights = _constant(w, outer)
+    channels, pads = x.shape[1], node.attrs["pads_low"]
+    if weights is None or not 1 <= rank <= 3 or not isinstance(channels, int):
+        return None
+    if not all(isinstance(p, int) for p in pads) or weights.size == 0:
+        return None
+    out_channels = node.result.shape[1]
+    planned = plan_epilogue(node, tail, row_axis=1)
+    cls = ConvSpec if node.op.name == "conv" else ConvTransposeSpec
+    spec: ConvSpec | ConvTransposeSpec = cls(
+        in_channels=channels,
+        out_channels=int(out_channels),
+        kernel=tuple(int(k) for k in weights.shape[2:]),
+        stride=_per_axis(node.attrs["strides"], rank),
+        dilation=_per_axis(node.attrs["dilations"], rank),
+        pad_begin=tuple(int(p) for p in pads) or (0,) * rank,
+        groups=node.attrs["groups"],
+        bias=len(node.operands) > 2,
+        dtype=node.result.dtype.name,
+        epilogue=planned.epilogue or Epilogue(),
+    )
+    width = node.result.shape[-1]
+    normalized = generators.normalize(spec, target, width if isinstance(width, int) else None)
+    packed = generators.pack_weights(normalized, target, weights)
+    operands: list[Value | np.ndarray] = [x, packed, *node.operands[2:]]
+    ins, outs = _three(x.shape[2:]), _three(node.result.shape[2:])
+    return _finish(normalized, node, target, planned, operands, (x.shape[0], *ins, *outs))
+
+
+def _per_axis(values: Sequence[int], rank: int) -> tuple[int, ...]:
+    return tuple(int(v) for v in values) or (1,) * rank
+
+
+def _three(sizes: Sequence[Dim]) -> tuple[Dim, ...]:
+    return (1,) * (3 - len(sizes)) + tuple(sizes)
+
+
+def _plan_matmul(
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value]
+) -> PlannedContraction | None:
+    a, b = node.operands
+    constant = _constant(b, outer)
+    flat = b.type.rank == 2 or all(d == 1 for d in b.shape[:-2])
+    m, n, k = a.shape[-2], b.shape[-1], a.shape[-1]
+    if flat:
+        # One matrix for the whole batch: the batch becomes rows, the kernel sees one large product.
+        batch: tuple[Dim, ...] = (1, 1, 1)
+        m = symbols.product(node.result.shape[:-1])
+        if symbols.product(a.shape[:-1]) != m:
+            return None
+        a_strides: tuple[Dim, ...] = (0, 0, 0)
+        b_strides: tuple[Dim, ...] = (0, 0, 0)
+    else:
+        merged = _batches(a.shape[:-2], b.shape[:-2], node.result.shape[:-2])
+        if merged is None:
+            return None
+        batch, a_counts, b_counts = merged
+        a_strides = tuple(c * m * k for c in a_counts)
+        b_strides = tuple(c * k * n for c in b_counts)
+    packed = constant is not None and flat and constant.size > 0
+    planned = plan_epilogue(node, tail, row_axis=None)
+    following = next((n for n in tail if n.op.name != "constant"), None)
+    bias = _column_bias(node, following) if following is not None else None
+    if bias is not None and following is not None:
+        # The kernel adds the vector itself; the epilogue starts after that.
+        planned = plan_epilogue(following, [n for n in tail if n is not following], row_axis=None)
+    spec = MatmulSpec(
+        dtype=node.result.dtype.name,
+        packed_b=packed,
+        bias="none" if bias is None else "n",
+        epilogue=planned.epilogue or Epilogue(),
+    )
+    first: list[Value | np.ndarray] = [a, b]
+    if packed:
+        assert constant is not None
+        first = [a, generators.pack_weights(spec, target, constant.reshape(constant.shape[-2:]))]
+    if bias is not None:
+        first.append(bias)
+    return _finish(spec, node, target, planned, first, (*batch, m, n, k, *a_strides, *b_strides))
+
+
+def _column_bias(node: Node, add: Node) -> Value | None:
+    """The vector that a following `add` adds to every row of a matmul."""
+    if add.op.name != "add" or add.result.type != node.result.type:
+        return None
+    for index in (0, 1):
+        if add.operands[index] is node.result:
+            other = add.operands[1 - index]
+            shape = other.shape
+            if shape and shape[-1] == node.result.shape[-1] and all(d == 1 for d in shape[:-1]):
+                return other
+    return None
+
+
+def _batches(
+    a: Sequence[Dim], b: Sequence[Dim], result: Sequence[Dim]
+) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim, ...]] | None:
+    """At most three batch axes with strides in matrices; 0 broadcasts. None when more would be needed."""
+    rank = len(result)
+    full_a, full_b = (1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b)
+    axes: list[tuple[Dim, Dim, Dim]] = []
+    stride_a: Dim = 1
+    stride_b: Dim = 1
+    for size, x, y in reversed(list(zip(result, full_a, full_b))):
+        if any(d not in (1, size) for d in (x, y)):
+            return None  # may or may not be 1 at run time: the loop level decides then
+        if size != 1:
+            axes.append((size, 0 if x == 1 else stride_a, 0 if y == 1 else stride_b))
+        stride_a, stride_b = stride_a * x, stride_b * y
+    merged: list[tuple[Dim, Dim, Dim]] = []
+    for size, sa, sb in axes:  # innermost first
+        if merged:
+            inner, inner_a, inner_b = merged[-1]
+            if sa == inner * inner_a and sb == inner * inner_b:
+                merged[-1] = (inner * size, inner_a, inner_b)
+                continue
+        merged.append((size, sa, sb))
+    if len(merged) > 3:
+        return None
+    merged += [(1, 0, 0)] * (3 - len(merged))
+    outermost_first = merged[::-1]
+    return tuple(tuple(x[i] for x in outermost_first) for i in range(3))  # type: ignore[return-value]

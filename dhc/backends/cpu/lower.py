@@ -1,0 +1,194 @@
+"""How single nodes and fused groups become kernel steps on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from dhc_runtime.errors import CompileError
+
+from dhc.backends.cpu.contract.spec import KernelCode
+from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
+from dhc.backends.cpu.target import CpuTarget
+from dhc.backends.loop.ir import Kernel
+from dhc.backends.loop.lower import LoweredKernel, lower_group
+from dhc.backends.plan import PlanBuilder
+from dhc.ir import dtypes
+from dhc.ir.graph import Node, Value
+from dhc.ir.kinds import Contract, Opaque
+from dhc.ir.op import Call
+from dhc.ir.symbols import Dim, sym
+
+THREADS = sym("threads__")
+"""Symbol that the runtime binds to the number of threads of the session: sizes of scratch memory per thread."""
+
+
+class KernelSink(Protocol):
+    """Collects kernels; each distinct one is compiled once."""
+
+    def loop(self, kernel: Kernel) -> str:
+        """Adds a loop-level kernel and returns its symbol."""
+
+    def contract(self, code: KernelCode) -> str:
+        """Adds a generated contraction and returns its symbol."""
+
+    def opaque(self, node: Node) -> tuple[str, Sequence[Dim]]:
+        """Adds an opaque kernel; returns its symbol and the dims that are its parameters."""
+
+
+class CpuLowering:
+    """Lowers nodes into a plan (called by `PlanBuilder` for every node that needs a kernel).
+
+    Attributes:
+        target: the CPU.
+        sink: where kernels go.
+    """
+
+    def __init__(self, target: CpuTarget, sink: KernelSink) -> None:
+        self.target = target
+        self.sink = sink
+
+    def __call__(self, node: Node, plan: PlanBuilder) -> None:
+        """Appends the steps of one node.
+
+        Raises:
+            CompileError: the node is of a kind that the CPU does not lower (`supports` says so before).
+        """
+        kind = node.op.kind
+        if node.op.name == "fused":
+            self._fused(node, plan)
+        elif isinstance(kind, Opaque):
+            self._opaque(node, plan)
+        elif isinstance(kind, Contract):
+            self._contraction(node, [], {}, {node.result: node.result}, plan, node)
+        else:
+            self._group([node], list(dict.fromkeys(node.operands)), list(node.results), {}, plan, node)
+
+    # ---- groups --------------------------------------------------------------------------------------------------
+
+    def _fused(self, node: Node, plan: PlanBuilder) -> None:
+        body = node.regions[0]
+        outside = dict(zip(body.inputs, node.operands))
+        results = dict(zip(body.outputs, node.results))
+        nodes = body.nodes
+        contraction = next((n for n in nodes if isinstance(n.op.kind, Contract)), None)
+        if contraction is None:
+            self._group(nodes, list(body.inputs), list(body.outputs), {**outside, **results}, plan, node)
+            return
+        tail = [n for n in nodes if n is not contraction]
+        self._contraction(contraction, tail, outside, results, plan, node)
+
+    def _group(
+        self,
+        nodes: Sequence[Node],
+        inputs: list[Value],
+        outputs: list[Value],
+        outside: dict[Value, Value],
+        plan: PlanBuilder,
+        node: Node,
+        given: dict[Value, int] | None = None,
+    ) -> None:
+        """One loop nest. `outside` maps values of a fused group to those of the graph, `given` to buffers."""
+        buffers = given or {}
+        lowered = lower_group(nodes, inputs, outputs, node.op.name if len(nodes) == 1 else "fused")
+        symbol = self.sink.loop(lowered.kernel)
+        operands = [buffers[v] if v in buffers else plan.buffer(outside.get(v, v)) for v in inputs]
+        self._take_over(lowered, inputs, outputs, outside, plan, buffers)
+        results = [buffers[v] if v in buffers else plan.buffer(outside.get(v, v)) for v in outputs]
+        plan.kernel(symbol, [*operands, *results], lowered.params, node)
+
+    def _take_over(
+        self,
+        lowered: LoweredKernel,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        outside: dict[Value, Value],
+        plan: PlanBuilder,
+        buffers: dict[Value, int],
+    ) -> None:
+        taken: set[int] = set()
+        for source, target in lowered.inplace:
+            value, operand = outputs[target], inputs[source]
+            if source in taken or value in buffers or operand in buffers:
+                continue
+            outer, inner = outside.get(value, value), outside.get(operand, operand)
+            if plan.reuse(outer, inner):
+                taken.add(source)
+
+    # ---- contractions --------------------------------------------------------------------------------------------
+
+    def _contraction(
+        self,
+        contraction: Node,
+        tail: Sequence[Node],
+        outside: dict[Value, Value],
+        results: dict[Value, Value],
+        plan: PlanBuilder,
+        node: Node,
+    ) -> None:
+        planned = plan_contraction(contraction, tail, self.target, outside)
+        if planned is None:
+            inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
+            nodes = list(node.regions[0]) if node.regions else [contraction]
+            self._group(nodes, inputs, list(results), {**outside, **results}, plan, node)
+            return
+        written = planned.epilogue.result
+        rest = planned.epilogue.rest
+        finished = written in results
+        operands = [self._operand(v, outside, plan) for v in planned.operands]
+        if finished:
+            out = plan.buffer(results[written])
+        else:
+            out = plan.scratch(written.dtype, written.shape)
+        self._emit_contraction(planned, operands, out, plan, node)
+        if finished:
+            return
+        constants = [n for n in tail if n.op.name == "constant" and n not in rest]
+        used = {v for n in rest for v in n.operands}
+        inputs = [written, *(v for v in outside if v in used)]
+        nodes = [*constants, *rest]
+        self._group(nodes, inputs, list(results), {**outside, **results}, plan, node, given={written: out})
+
+    def _operand(self, operand: Value | np.ndarray, outside: dict[Value, Value], plan: PlanBuilder) -> int:
+        if isinstance(operand, np.ndarray):
+            return plan.constant(operand)
+        return plan.buffer(outside.get(operand, operand))
+
+    def _emit_contraction(
+        self, planned: PlannedContraction, operands: list[int], out: int, plan: PlanBuilder, node: Node
+    ) -> None:
+        symbol = self.sink.contract(planned.code)
+        buffers = [*operands, out]
+        if planned.code.scratch_per_thread:
+            buffers.append(plan.scratch(dtypes.u8, (THREADS * planned.code.scratch_per_thread,)))
+        if len(buffers) != len(planned.code.buffers):
+            raise CompileError(
+                f"kernel {planned.code.name} takes {len(planned.code.buffers)} buffers, got {len(buffers)}",
+                where=str(node.location),
+            )
+        plan.kernel(symbol, buffers, planned.params, node)
+
+    # ---- opaque --------------------------------------------------------------------------------------------------
+
+    def _opaque(self, node: Node, plan: PlanBuilder) -> None:
+        kind = node.op.kind
+        assert isinstance(kind, Opaque)
+        call = Call.of(node)
+        symbol, params = self.sink.opaque(node)
+        buffers = [plan.buffer(v) for v in node.operands]
+        if kind.bounds is None:
+            buffers += [plan.buffer(v) for v in node.results]
+        else:
+            bounds = kind.bounds(call)
+            buffers += [plan.bounded(v, shape) for v, shape in zip(node.results, bounds, strict=True)]
+        count = plan.scratch(dtypes.i64, (1,)) if kind.count else None
+        if count is not None:
+            buffers.append(count)
+        for dtype, shape in kind.scratch(call) if kind.scratch else ():
+            buffers.append(plan.scratch(dtypes.dtype(dtype), shape))
+        plan.kernel(symbol, buffers, params, node)
+        if count is not None:
+            new = next(node.attrs[a.name] for a in node.op.attrs if a.kind == "symbol")
+            plan.bind(new, count, 0)
