@@ -1,7 +1,7 @@
 """Contraction kernels beside onnxruntime on single layers: GFLOP/s and share of the measured FMA limit.
 
 dhc's kernels run from a step list inside ``dhc_run``, several repetitions a call; onnxruntime runs a model of one node
-through its Python API, which adds about ten microseconds a run. ``DHC_BENCH_TARGET`` names another target than the host.
+through its Python API, which adds about ten microseconds a run. ``DHC_BENCH_TARGET`` names a target (default: host).
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class Layer:
     out_size: tuple[int, ...]
 
 
-def _conv(name: str, ins: int, outs: int, size: tuple[int, ...], k: int, stride: int = 1, groups: int = 1,
-          dilation: int = 1) -> Layer:
+def _conv(
+    name: str, ins: int, outs: int, size: tuple[int, ...], k: int, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> Layer:
     rank = len(size)
     pad = (k - 1) * dilation // 2
     out = tuple((n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n in size)
@@ -61,8 +62,12 @@ LAYERS = (
     _conv("3x3x3 32-32 @32", 32, 32, (32, 32, 32), 3),
     _conv("3x3x3 d4 5-5 @64", 5, 5, (64, 64, 64), 3, dilation=4),
     Layer("transposed 2x2 s2 128-64 @64", ConvTransposeSpec(128, 64, (2, 2), (2, 2), bias=True), (64, 64), (128, 128)),
-    Layer("transposed 4x4 s2 64-64 @32", ConvTransposeSpec(64, 64, (4, 4), (2, 2), pad_begin=(1, 1), bias=True),
-          (32, 32), (64, 64)),
+    Layer(
+        "transposed 4x4 s2 64-64 @32",
+        ConvTransposeSpec(64, 64, (4, 4), (2, 2), pad_begin=(1, 1), bias=True),
+        (32, 32),
+        (64, 64),
+    ),
     Layer("matmul 1024x1024x1024", MatmulSpec(), (1024, 1024, 1024), ()),
     Layer("matmul 197x384x1536, constant b", MatmulSpec(packed_b=True), (197, 384, 1536), ()),
     Layer("matmul 1x2048x1000, constant b", MatmulSpec(packed_b=True), (1, 2048, 1000), ()),
@@ -72,8 +77,12 @@ LAYERS = (
 class Step(ctypes.Structure):
     """One step of ``dhc_run``."""
 
-    _fields_ = [("fn", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("params", ctypes.c_void_p),
-                ("flags", ctypes.c_int64)]
+    _fields_ = [
+        ("fn", ctypes.c_void_p),
+        ("buffers", ctypes.c_void_p),
+        ("params", ctypes.c_void_p),
+        ("flags", ctypes.c_int64),
+    ]
 
 
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray[Any, Any]:
@@ -81,7 +90,7 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray[Any, 
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start:start + size].view(dtype).reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class StepList:
@@ -97,8 +106,9 @@ class StepList:
     def __init__(self, loaded: LoadedObject, symbol: str, buffers: list[int], params: list[int]) -> None:
         self._bound = loaded.kernel(symbol).bind(buffers, params)
         self._loaded, self._symbol = loaded, symbol
-        self._run = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
-                                     ctypes.c_void_p)(loaded.address(executor_ir.SYMBOL))
+        self._run = ctypes.CFUNCTYPE(
+            ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+        )(loaded.address(executor_ir.SYMBOL))
 
     def seconds(self, repeats: int, nthreads: int) -> float:
         """Time of one repetition."""
@@ -149,8 +159,9 @@ def fma_limit(described: targets.CpuTarget) -> float:
     return 2 * lanes * chains * 4 * rounds / best / 1e9
 
 
-def prepare(layer: Layer, described: targets.CpuTarget, nthreads: int) -> tuple[StepList, np.ndarray[Any, Any],
-                                                                              dict[str, np.ndarray[Any, Any]], float]:
+def prepare(
+    layer: Layer, described: targets.CpuTarget, nthreads: int
+) -> tuple[StepList, np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]], float]:
     """Compiles a layer's kernel; returns its step list, output, plain operands and floating-point operations."""
     rng = np.random.default_rng(0)
 
@@ -189,8 +200,9 @@ def prepare(layer: Layer, described: targets.CpuTarget, nthreads: int) -> tuple[
     return steps, out, plain, flops
 
 
-def onnxruntime_candidate(layer: Layer, plain: dict[str, np.ndarray[Any, Any]],
-                          nthreads: int) -> Callable[[], np.ndarray[Any, Any]] | None:
+def onnxruntime_candidate(
+    layer: Layer, plain: dict[str, np.ndarray[Any, Any]], nthreads: int
+) -> Callable[[], np.ndarray[Any, Any]] | None:
     """The same layer as a model of one node, or ``None`` without onnxruntime."""
     try:
         import onnx
@@ -204,15 +216,23 @@ def onnxruntime_candidate(layer: Layer, plain: dict[str, np.ndarray[Any, Any]],
         constants, feed = (["b"] if spec.packed_b else []), ["a"] if spec.packed_b else ["a", "b"]
     else:
         pads = [*spec.pad_begin, *spec.pad_begin]
-        node = helper.make_node("ConvTranspose" if isinstance(spec, ConvTransposeSpec) else "Conv",
-                                ["input", "weight", "bias"], ["y"], strides=spec.stride, dilations=spec.dilation,
-                                pads=pads, group=spec.groups)
+        node = helper.make_node(
+            "ConvTranspose" if isinstance(spec, ConvTransposeSpec) else "Conv",
+            ["input", "weight", "bias"],
+            ["y"],
+            strides=spec.stride,
+            dilations=spec.dilation,
+            pads=pads,
+            group=spec.groups,
+        )
         constants, feed = ["weight", "bias"], ["input"]
     graph = helper.make_graph(
-        [node], "layer",
+        [node],
+        "layer",
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, plain[name].shape) for name in feed],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(plain[name], name) for name in constants])
+        [onnx.numpy_helper.from_array(plain[name], name) for name in constants],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = nthreads
@@ -236,8 +256,9 @@ def run() -> list[dict[str, object]]:
             own: list[float] = []
             peer = onnxruntime_candidate(layer, plain, nthreads)
 
-            def ours(steps: StepList = steps, own: list[float] = own, repeats: int = repeats,
-                     nthreads: int = nthreads) -> None:
+            def ours(
+                steps: StepList = steps, own: list[float] = own, repeats: int = repeats, nthreads: int = nthreads
+            ) -> None:
                 own.append(steps.seconds(repeats, nthreads))
 
             candidates: dict[str, Callable[[], object]] = {"dhc": ours}

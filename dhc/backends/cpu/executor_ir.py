@@ -5,7 +5,7 @@ generated code like the kernels themselves, so that an artifact needs no compile
 
 Layout (64-bit little-endian, see also ``dhc_runtime``)::
 
-    struct Step { void *fn; uint8_t **buffers; const int64_t *params; int64_t flags; };   // 32 bytes, flags bit 0: barrier
+    struct Step { void *fn; uint8_t **buffers; const int64_t *params; int64_t flags; };  // flags bit 0: barrier
     struct Sync {                      // 256 bytes, 64-byte aligned
         int64_t count;                 //   0  threads that reached the current barrier
         int64_t stop;                  //   8  the error word as it was when the last thread reached the barrier
@@ -72,9 +72,26 @@ def build_executor(module: ir.Module | None = None, target: CpuTarget | None = N
         pause_arguments = [ir.Constant(i32, 1)]  # 1 = yield
     sched_yield = ir.Function(module, ir.FunctionType(i32, []), "sched_yield")
 
-    blocks = {name: function.append_basic_block(name) for name in (
-        "entry", "loop", "step", "failed", "after", "barrier", "wait", "last", "poll", "still_waiting", "spin",
-        "yield", "check", "next", "done")}
+    blocks = {
+        name: function.append_basic_block(name)
+        for name in (
+            "entry",
+            "loop",
+            "step",
+            "failed",
+            "after",
+            "barrier",
+            "wait",
+            "last",
+            "poll",
+            "still_waiting",
+            "spin",
+            "yield",
+            "check",
+            "next",
+            "done",
+        )
+    }
     builder = ir.IRBuilder(blocks["entry"])
 
     def const(value: int) -> ir.Constant:
@@ -123,8 +140,8 @@ def build_executor(module: ir.Module | None = None, target: CpuTarget | None = N
     builder.cbranch(builder.icmp_signed("==", arrived, nthreads), blocks["last"], blocks["poll"])
 
     builder.position_at_end(blocks["last"])
-    # All threads must agree on whether to go on. A fast thread may leave this barrier and fail in the next step while a slow one
-    # still wakes up here: reading `error` itself, the slow one would return and the fast one wait for it for ever.
+    # All threads must agree on whether to go on. A fast thread may leave this barrier and fail in the next step while
+    # a slow one still wakes up here: reading `error` itself, the slow one would return and the fast one wait for ever.
     builder.atomic_rmw("xchg", stop, builder.load_atomic(error, "acquire", 8, typ=i64), "monotonic")
     # The count is reset before the generation is released: nobody can arrive at the next barrier in between.
     builder.atomic_rmw("xchg", count, const(0), "monotonic")

@@ -23,18 +23,50 @@ from dhc_runtime.errors import CompileError, UsageError
 
 # The x86-64 micro-architecture levels of the System V ABI, as (LLVM feature, /proc/cpuinfo flag). Cumulative.
 _LEVEL_1 = (("sse2", "sse2"), ("fxsr", "fxsr"), ("cmov", "cmov"), ("cx8", "cx8"), ("mmx", "mmx"), ("sse", "sse"))
-_LEVEL_2 = (("cx16", "cx16"), ("popcnt", "popcnt"), ("sahf", "lahf_lm"), ("sse3", "pni"), ("ssse3", "ssse3"),
-            ("sse4.1", "sse4_1"), ("sse4.2", "sse4_2"))
-_LEVEL_3 = (("avx", "avx"), ("avx2", "avx2"), ("bmi", "bmi1"), ("bmi2", "bmi2"), ("f16c", "f16c"), ("fma", "fma"),
-            ("lzcnt", "abm"), ("movbe", "movbe"))
-_LEVEL_4 = (("avx512f", "avx512f"), ("avx512bw", "avx512bw"), ("avx512cd", "avx512cd"), ("avx512dq", "avx512dq"),
-            ("avx512vl", "avx512vl"))
+_LEVEL_2 = (
+    ("cx16", "cx16"),
+    ("popcnt", "popcnt"),
+    ("sahf", "lahf_lm"),
+    ("sse3", "pni"),
+    ("ssse3", "ssse3"),
+    ("sse4.1", "sse4_1"),
+    ("sse4.2", "sse4_2"),
+)
+_LEVEL_3 = (
+    ("avx", "avx"),
+    ("avx2", "avx2"),
+    ("bmi", "bmi1"),
+    ("bmi2", "bmi2"),
+    ("f16c", "f16c"),
+    ("fma", "fma"),
+    ("lzcnt", "abm"),
+    ("movbe", "movbe"),
+)
+_LEVEL_4 = (
+    ("avx512f", "avx512f"),
+    ("avx512bw", "avx512bw"),
+    ("avx512cd", "avx512cd"),
+    ("avx512dq", "avx512dq"),
+    ("avx512vl", "avx512vl"),
+)
 # Further instructions that a host target uses where the machine has them.
-_X86_EXTRAS = (("aes", "aes"), ("adx", "adx"), ("avx512bf16", "avx512_bf16"), ("avx512bitalg", "avx512_bitalg"),
-               ("avx512ifma", "avx512ifma"), ("avx512vbmi", "avx512vbmi"), ("avx512vbmi2", "avx512_vbmi2"),
-               ("avx512vnni", "avx512_vnni"), ("avx512vpopcntdq", "avx512_vpopcntdq"),
-               ("avx512fp16", "avx512_fp16"), ("avxvnni", "avx_vnni"), ("gfni", "gfni"),
-               ("pclmul", "pclmulqdq"), ("vaes", "vaes"), ("vpclmulqdq", "vpclmulqdq"))
+_X86_EXTRAS = (
+    ("aes", "aes"),
+    ("adx", "adx"),
+    ("avx512bf16", "avx512_bf16"),
+    ("avx512bitalg", "avx512_bitalg"),
+    ("avx512ifma", "avx512ifma"),
+    ("avx512vbmi", "avx512vbmi"),
+    ("avx512vbmi2", "avx512_vbmi2"),
+    ("avx512vnni", "avx512_vnni"),
+    ("avx512vpopcntdq", "avx512_vpopcntdq"),
+    ("avx512fp16", "avx512_fp16"),
+    ("avxvnni", "avx_vnni"),
+    ("gfni", "gfni"),
+    ("pclmul", "pclmulqdq"),
+    ("vaes", "vaes"),
+    ("vpclmulqdq", "vpclmulqdq"),
+)
 _ARM = (("neon", "asimd"), ("fp-armv8", "fp"))
 _CPUINFO_NAME = dict(_LEVEL_1 + _LEVEL_2 + _LEVEL_3 + _LEVEL_4 + _X86_EXTRAS + _ARM)
 
@@ -86,22 +118,36 @@ class CpuTarget:
 
     def text(self) -> str:
         """Canonical text: equal for equal targets, part of every kernel's content hash."""
-        return (f"{self.triple} {self.cpu} {self.feature_string} v{self.vector_bits}x{self.vector_registers} "
-                f"fma={int(self.fma)} masks={int(self.masks)} l1={self.l1_bytes} l2={self.l2_bytes}")
+        return (
+            f"{self.triple} {self.cpu} {self.feature_string} v{self.vector_bits}x{self.vector_registers} "
+            f"fma={int(self.fma)} masks={int(self.masks)} l1={self.l1_bytes} l2={self.l2_bytes}"
+        )
 
 
 def _features(*levels: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(sorted(llvm for level in levels for llvm, _ in level))
 
 
-_PRESETS = {preset.name: preset for preset in (
-    CpuTarget("x86-64", _X86_TRIPLE, "x86-64", _features(_LEVEL_1), 128, 16, False),
-    CpuTarget("x86-64-v2", _X86_TRIPLE, "x86-64-v2", _features(_LEVEL_1, _LEVEL_2), 128, 16, False),
-    CpuTarget("x86-64-v3", _X86_TRIPLE, "x86-64-v3", _features(_LEVEL_1, _LEVEL_2, _LEVEL_3), 256, 16, True),
-    CpuTarget("x86-64-v4", _X86_TRIPLE, "x86-64-v4", _features(_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEVEL_4), 512, 32, True,
-              masks=True, l2_bytes=1024 * 1024),
-    CpuTarget("aarch64", _ARM_TRIPLE, "generic", _features(_ARM), 128, 32, True),
-)}
+_PRESETS = {
+    preset.name: preset
+    for preset in (
+        CpuTarget("x86-64", _X86_TRIPLE, "x86-64", _features(_LEVEL_1), 128, 16, False),
+        CpuTarget("x86-64-v2", _X86_TRIPLE, "x86-64-v2", _features(_LEVEL_1, _LEVEL_2), 128, 16, False),
+        CpuTarget("x86-64-v3", _X86_TRIPLE, "x86-64-v3", _features(_LEVEL_1, _LEVEL_2, _LEVEL_3), 256, 16, True),
+        CpuTarget(
+            "x86-64-v4",
+            _X86_TRIPLE,
+            "x86-64-v4",
+            _features(_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEVEL_4),
+            512,
+            32,
+            True,
+            masks=True,
+            l2_bytes=1024 * 1024,
+        ),
+        CpuTarget("aarch64", _ARM_TRIPLE, "generic", _features(_ARM), 128, 32, True),
+    )
+}
 
 
 def target_names() -> tuple[str, ...]:
@@ -122,8 +168,10 @@ def target(name: str) -> CpuTarget:
         return found
     near = difflib.get_close_matches(name, target_names(), n=1, cutoff=0.4)
     known = ", ".join(target_names())
-    raise UsageError(f"unknown CPU target '{name}'",
-                     hint=f"Did you mean '{near[0]}'? Known targets: {known}" if near else f"Known targets: {known}")
+    raise UsageError(
+        f"unknown CPU target '{name}'",
+        hint=f"Did you mean '{near[0]}'? Known targets: {known}" if near else f"Known targets: {known}",
+    )
 
 
 @functools.cache
@@ -135,11 +183,22 @@ def host_target() -> CpuTarget:
     """
     machine = platform.machine().lower()
     if machine in ("aarch64", "arm64"):
-        return CpuTarget("host", _ARM_TRIPLE, "generic", _features(_ARM), 128, 32, True,
-                         l1_bytes=_cache_bytes(1, 32), l2_bytes=_cache_bytes(2, 512))
+        return CpuTarget(
+            "host",
+            _ARM_TRIPLE,
+            "generic",
+            _features(_ARM),
+            128,
+            32,
+            True,
+            l1_bytes=_cache_bytes(1, 32),
+            l2_bytes=_cache_bytes(2, 512),
+        )
     if machine not in ("x86_64", "amd64"):
-        raise CompileError(f"the CPU backend has no code generator for '{machine}' processors",
-                           hint="Name a target, for example aarch64, and run the artifact there")
+        raise CompileError(
+            f"the CPU backend has no code generator for '{machine}' processors",
+            hint="Name a target, for example aarch64, and run the artifact there",
+        )
     import llvmlite.binding as llvm
 
     present = llvm.get_host_cpu_features()
@@ -152,8 +211,18 @@ def host_target() -> CpuTarget:
     preset = _PRESETS[level]
     # The level is named as the CPU, not the model: a model name would let LLVM use instructions that this list, which
     # the artifact carries and the runtime checks, does not hold.
-    return CpuTarget("host", _X86_TRIPLE, level, features, preset.vector_bits, preset.vector_registers, preset.fma,
-                     preset.masks, _cache_bytes(1, 32), _cache_bytes(2, preset.l2_bytes // 1024))
+    return CpuTarget(
+        "host",
+        _X86_TRIPLE,
+        level,
+        features,
+        preset.vector_bits,
+        preset.vector_registers,
+        preset.fma,
+        preset.masks,
+        _cache_bytes(1, 32),
+        _cache_bytes(2, preset.l2_bytes // 1024),
+    )
 
 
 def _cache_bytes(level: int, default_kib: int) -> int:
@@ -162,7 +231,8 @@ def _cache_bytes(level: int, default_kib: int) -> int:
         folder = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}")
         try:
             if (folder / "level").read_text().strip() != str(level) or (
-                    folder / "type").read_text().strip() == "Instruction":
+                folder / "type"
+            ).read_text().strip() == "Instruction":
                 continue
             size = (folder / "size").read_text().strip()
         except OSError:
@@ -190,7 +260,8 @@ def _machine(described: CpuTarget, opt: int) -> Any:
 
     _initialize()
     return llvm.Target.from_triple(described.triple).create_target_machine(
-        cpu=described.cpu, features=described.feature_string, opt=opt, reloc="pic", codemodel="small")
+        cpu=described.cpu, features=described.feature_string, opt=opt, reloc="pic", codemodel="small"
+    )
 
 
 def optimized_module(ir_text: str | Sequence[str], described: CpuTarget, opt: int = 2, machine: Any = None) -> Any:
@@ -226,8 +297,10 @@ def optimized_module(ir_text: str | Sequence[str], described: CpuTarget, opt: in
         builder.getModulePassManager().run(module, builder)
         module.verify()
     except RuntimeError as error:
-        raise CompileError(f"LLVM rejects generated code: {str(error).strip()[:2000]}",
-                           hint="This is a defect of dhc; please report it with the model") from error
+        raise CompileError(
+            f"LLVM rejects generated code: {str(error).strip()[:2000]}",
+            hint="This is a defect of dhc; please report it with the model",
+        ) from error
     return module
 
 

@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
+from dhc_runtime.errors import CompileError, UsageError
+
 from dhc.backends.cpu import executor_ir
 from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.llvm.loader import LoadedObject
-from dhc_runtime.errors import CompileError, UsageError
 
 ALL = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "host"]
 KERNELS = """
@@ -51,8 +52,12 @@ define i32 @fail(ptr %buffers, ptr %params, i64 %tid, i64 %nthreads) {
 
 
 class Step(ctypes.Structure):
-    _fields_ = [("fn", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("params", ctypes.c_void_p),
-                ("flags", ctypes.c_int64)]
+    _fields_ = [
+        ("fn", ctypes.c_void_p),
+        ("buffers", ctypes.c_void_p),
+        ("params", ctypes.c_void_p),
+        ("flags", ctypes.c_int64),
+    ]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -89,12 +94,14 @@ def run_steps(jit, names, flags, nthreads, runs=1, spin=200):
     counters = (ctypes.c_int64 * nthreads)()
     buffers = (ctypes.c_void_p * 1)(ctypes.addressof(counters))
     params = (ctypes.c_int64 * 1)()
-    steps = (Step * len(names))(*[Step(jit.address(n), ctypes.addressof(buffers), ctypes.addressof(params), f)
-                                  for n, f in zip(names, flags)])
+    steps = (Step * len(names))(
+        *[Step(jit.address(n), ctypes.addressof(buffers), ctypes.addressof(params), f) for n, f in zip(names, flags)]
+    )
     sync = (ctypes.c_int64 * 32)()
     sync[executor_ir.SYNC_SPIN // 8] = spin
-    run = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
-                           ctypes.c_void_p)(jit.address("dhc_run"))
+    run = ctypes.CFUNCTYPE(
+        ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+    )(jit.address("dhc_run"))
     results = [[] for _ in range(nthreads)]
 
     def work(tid):

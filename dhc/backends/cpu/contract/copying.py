@@ -14,8 +14,20 @@ def emit_copy_row(module: Module, name: str, dtype: str, lanes: int, stride: int
     """
     item, element = ITEM_BYTES[dtype], ELEMENT[dtype]
     vector = f"<{lanes} x {element}>"
-    f = module.function(name, "void", (("ptr", "from"), ("i64", "from_stride"), ("i64", "channels"), ("i64", "first"),
-                                       ("i64", "width"), ("i64", "count"), ("ptr", "to"), ("i64", "to_stride")))
+    f = module.function(
+        name,
+        "void",
+        (
+            ("ptr", "from"),
+            ("i64", "from_stride"),
+            ("i64", "channels"),
+            ("i64", "first"),
+            ("i64", "width"),
+            ("i64", "count"),
+            ("ptr", "to"),
+            ("i64", "to_stride"),
+        ),
+    )
     source, from_stride, channels, first, width, count, to, to_stride = (f.argument(n) for _, n in f.arguments)
     zero = Value(f, vector, "zeroinitializer")
 
@@ -56,8 +68,11 @@ def emit_copy_row(module: Module, name: str, dtype: str, lanes: int, stride: int
             f.store(value, place, item)
 
         def border() -> None:
-            f.if_else((width <= x) | (last < 0) | (width <= 0), lambda: f.store(zero, place, item),
-                      lambda: scalars(base, target, x, j))
+            f.if_else(
+                (width <= x) | (last < 0) | (width <= 0),
+                lambda: f.store(zero, place, item),
+                lambda: scalars(base, target, x, j),
+            )
 
         f.if_else((x >= 0) & (reach < width), whole, border)
 

@@ -1,9 +1,9 @@
 """Depthwise convolution: every output channel sees one input channel.
 
-There is nothing to share between channels, so the register tile is rows x vectors of one output channel: an input row is
-loaded once for all output rows that it touches. The channel's rows are copied into first-level cache memory first, with
-zeros in place of padding and the x stride taken out, so that the tile has neither borders nor strides. The weights are
-used as they are.
+There is nothing to share between channels, so the register tile is rows x vectors of one output channel: an input
+row is loaded once for all output rows that it touches. The channel's rows are copied into first-level cache memory
+first, with zeros in place of padding and the x stride taken out, so that the tile has neither borders nor strides. The
+weights are used as they are.
 """
 
 from __future__ import annotations
@@ -36,8 +36,14 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     kernel, stride = spec.padded(spec.kernel, 1), spec.padded(spec.stride, 1)
     dilation, pad = spec.padded(spec.dilation, 1), spec.padded(spec.pad_begin, 0)
     operands = spec.epilogue.operands()
-    buffers = ["input", "weight", *(["bias"] if spec.bias else []), *[f"epilogue{i}" for i in range(len(operands))],
-               "out", "scratch"]
+    buffers = [
+        "input",
+        "weight",
+        *(["bias"] if spec.bias else []),
+        *[f"epilogue{i}" for i in range(len(operands))],
+        "out",
+        "scratch",
+    ]
     out_at = buffers.index("out")
 
     # x taps by residue: a copied row holds every stride[2]-th column, one row for each residue that a tap needs.
@@ -97,11 +103,11 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
 
         with f.if_(last_copied.get().equals(copy_key).equals(0)):
             last_copied.set(copy_key)
-            rows = (r_count - 1) * stride[1] + span_y
+            row_total = (r_count - 1) * stride[1] + span_y
             y_first = r_first * stride[1] - pad[1]
             # Rows of the slab: [0, above) before the input, [above, below) in it, [below, rows) after it.
-            above = f.value(f.minimum(rows, f.maximum(0, 0 - y_first)))
-            below = f.value(f.maximum(above, f.minimum(rows, in_h - y_first)))
+            above = f.value(f.minimum(row_total, f.maximum(0, 0 - y_first)))
+            below = f.value(f.maximum(above, f.minimum(row_total, in_h - y_first)))
             with f.loop(0, kernel[0]) as kz:
                 z = z_out * stride[0] + kz * dilation[0] - pad[0]
                 inside = (z >= 0) & (z < in_d)
@@ -111,11 +117,25 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 for i, residue in enumerate(residues):
                     first = x_first * stride[2] + (residue - pad[2])
                     to = f.at(slab, part * i) if i else slab
-                    for low, high, some in ((f.const(0), above, f.const(0)), (above, below, width),
-                                            (below, rows, f.const(0))):
+                    for low, high, some in (
+                        (f.const(0), above, f.const(0)),
+                        (above, below, width),
+                        (below, row_total, f.const(0)),
+                    ):
                         at = f.at(source, (start + (y_first + low)) * in_w * item)
-                        f.call(copy_row, [at, in_w * item, high - low, first, some, x_count + span_x,
-                                          f.at(to, low * row_pitch), row_pitch])
+                        f.call(
+                            copy_row,
+                            [
+                                at,
+                                in_w * item,
+                                high - low,
+                                first,
+                                some,
+                                x_count + span_x,
+                                f.at(to, low * row_pitch),
+                                row_pitch,
+                            ],
+                        )
 
         place0 = (((image * spec.out_channels + channel) * out_d + z_out) * out_h + r_first) * out_w + x_first
         channel_weight = f.at(weight, channel * (kernel[0] * kernel[1] * kernel[2] * item))
@@ -125,26 +145,52 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 slab = f.at(scratch, r.get() * stride[1] * row_pitch)
                 x = f.variable("i64", 0)
                 for vectors in (most_vectors, 1):
-                    with f.while_(lambda vectors=vectors: x.get() + (vectors - 1) * lanes < x_count):  # type: ignore[misc]
-                        f.call(tiles[rows_now, vectors], [
-                            f.argument("buffers"), f.at(slab, x.get() * item), channel_weight, part, row_pitch,
-                            plane_pitch, place0 + r.get() * out_w + x.get(), out_w, x_count - x.get(), channel])
+                    with f.while_(lambda vectors=vectors, x=x: x.get() + (vectors - 1) * lanes < x_count):  # type: ignore[misc]
+                        f.call(
+                            tiles[rows_now, vectors],
+                            [
+                                f.argument("buffers"),
+                                f.at(slab, x.get() * item),
+                                channel_weight,
+                                part,
+                                row_pitch,
+                                plane_pitch,
+                                place0 + r.get() * out_w + x.get(),
+                                out_w,
+                                x_count - x.get(),
+                                channel,
+                            ],
+                        )
                         x.set(x.get() + vectors * lanes)
                 r.set(r.get() + rows_now)
     f.ret(0)
     return KernelCode(module.name, module.text(), tuple(buffers), PARAMS, scratch_bytes)
 
 
-def _emit_tile(module: Module, spec: ConvSpec, rows: int, vectors: int, lanes: int, x_taps: list[tuple[int, int]],
-               out_at: int) -> Function:
+def _emit_tile(
+    module: Module, spec: ConvSpec, rows: int, vectors: int, lanes: int, x_taps: list[tuple[int, int]], out_at: int
+) -> Function:
     """``void tile(buffers, slab, weights, part, row_pitch, plane_pitch, place, out_w, count, channel)``."""
     item, element = ITEM_BYTES[spec.dtype], ELEMENT[spec.dtype]
     vector = f"<{lanes} x {element}>"
     kernel, stride = spec.padded(spec.kernel, 1), spec.padded(spec.stride, 1)
     dilation = spec.padded(spec.dilation, 1)
-    f = module.function(f"tile{rows}x{vectors}", "void", (
-        ("ptr", "buffers"), ("ptr", "slab"), ("ptr", "weights"), ("i64", "part"), ("i64", "row_pitch"),
-        ("i64", "plane_pitch"), ("i64", "place"), ("i64", "out_w"), ("i64", "count"), ("i64", "channel")))
+    f = module.function(
+        f"tile{rows}x{vectors}",
+        "void",
+        (
+            ("ptr", "buffers"),
+            ("ptr", "slab"),
+            ("ptr", "weights"),
+            ("i64", "part"),
+            ("i64", "row_pitch"),
+            ("i64", "plane_pitch"),
+            ("i64", "place"),
+            ("i64", "out_w"),
+            ("i64", "count"),
+            ("i64", "channel"),
+        ),
+    )
     sums = [[f.variable(vector, "zeroinitializer") for _ in range(vectors)] for _ in range(rows)]
     # Which (output row, y tap) an input row of the slab serves, in the order of y taps for each output row.
     uses: dict[int, list[tuple[int, int]]] = {}
@@ -167,8 +213,16 @@ def _emit_tile(module: Module, spec: ConvSpec, rows: int, vectors: int, lanes: i
                     for v in range(vectors):
                         sums[r][v].set(f.fma(splats[ky, kx], columns[v], sums[r][v].get()))
     operand_count = len(spec.epilogue.operands())
-    writer = ResultWriter(f, spec.dtype, lanes, spec.epilogue, bias="row" if spec.bias else "none", bias_buffer=2,
-                          first_operand=out_at - operand_count, out_buffer=out_at)
+    writer = ResultWriter(
+        f,
+        spec.dtype,
+        lanes,
+        spec.epilogue,
+        bias="row" if spec.bias else "none",
+        bias_buffer=2,
+        first_operand=out_at - operand_count,
+        out_buffer=out_at,
+    )
     writer.begin_row(f.argument("channel"))
     count = f.argument("count")
 

@@ -1,12 +1,13 @@
 """What happens to a contraction's results before they are stored: bias apart, any chain of elementwise operations.
 
-An epilogue writes vector IR. It sees one vector of neighbouring results and may read further operands at the same place,
-so that a residual add or a channel-wise scale costs no pass over memory of its own. The lowering subclasses
+An epilogue writes vector IR. It sees one vector of neighbouring results and may read further operands at the same
+place, so that a residual add or a channel-wise scale costs no pass over memory of its own. The lowering subclasses
 :class:`Epilogue` to append fused elementwise expressions.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,9 +63,11 @@ class Relu(Epilogue):
     """``max(x, 0)``; NaN stays NaN."""
 
     def text(self) -> str:
+        """See `Epilogue`."""
         return "relu"
 
     def emit(self, context: EpilogueContext, value: Value) -> Value:
+        """See `Epilogue`."""
         function, zero = context.function, context.function.constant(0.0, context.type)
         # x < 0 ? 0 : x keeps NaN, and becomes one max instruction.
         return function.select(function.compare("olt", value, zero), zero, value)
@@ -78,9 +81,11 @@ class Clip(Epilogue):
     high: float
 
     def text(self) -> str:
+        """See `Epilogue`."""
         return f"clip({float(self.low).hex()},{float(self.high).hex()})"
 
     def emit(self, context: EpilogueContext, value: Value) -> Value:
+        """See `Epilogue`."""
         function = context.function
         low, high = (function.constant(bound, context.type) for bound in (self.low, self.high))
         value = function.select(function.compare("olt", value, low), low, value)
@@ -94,9 +99,11 @@ class LeakyRelu(Epilogue):
     slope: float
 
     def text(self) -> str:
+        """See `Epilogue`."""
         return f"leaky_relu({float(self.slope).hex()})"
 
     def emit(self, context: EpilogueContext, value: Value) -> Value:
+        """See `Epilogue`."""
         function, zero = context.function, context.function.constant(0.0, context.type)
         scaled = function.binary("fmul", value, function.constant(self.slope, context.type))
         return function.select(function.compare("olt", value, zero), scaled, value)
@@ -109,13 +116,20 @@ class AddOperand(Epilogue):
     shape: str = "same"
 
     def operands(self) -> tuple[str, ...]:
+        """See `Epilogue`."""
         return (self.shape,)
 
     def text(self) -> str:
+        """See `Epilogue`."""
         return f"add({self.shape})"
 
     def emit(self, context: EpilogueContext, value: Value) -> Value:
+        """See `Epilogue`."""
         return context.function.binary("fadd", value, context.operand(0))
+
+
+def _shifted_operand(context: EpilogueContext, first: int, index: int) -> Value:
+    return context.operand(first + index)
 
 
 @dataclass(frozen=True)
@@ -125,16 +139,24 @@ class Chain(Epilogue):
     parts: tuple[Epilogue, ...]
 
     def operands(self) -> tuple[str, ...]:
+        """See `Epilogue`."""
         return tuple(shape for part in self.parts for shape in part.operands())
 
     def text(self) -> str:
+        """See `Epilogue`."""
         return ";".join(part.text() for part in self.parts)
 
     def emit(self, context: EpilogueContext, value: Value) -> Value:
+        """See `Epilogue`."""
         first = 0
         for part in self.parts:
-            shifted = EpilogueContext(context.function, context.dtype, context.lanes, context.type,
-                                      lambda i, first=first: context.operand(first + i))  # type: ignore[misc]
+            shifted = EpilogueContext(
+                context.function,
+                context.dtype,
+                context.lanes,
+                context.type,
+                functools.partial(_shifted_operand, context, first),
+            )
             value = part.emit(shifted, value)
             first += len(part.operands())
         return value

@@ -7,6 +7,7 @@ serves its transpose. Each result is one sum in the order of k, whatever the num
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,20 @@ from dhc.backends.cpu.target import CpuTarget
 if TYPE_CHECKING:
     import numpy as np
 
-PARAMS = ("batch0", "batch1", "batch2", "m", "n", "k",
-          "a_stride0", "a_stride1", "a_stride2", "b_stride0", "b_stride1", "b_stride2")
+PARAMS = (
+    "batch0",
+    "batch1",
+    "batch2",
+    "m",
+    "n",
+    "k",
+    "a_stride0",
+    "a_stride1",
+    "a_stride2",
+    "b_stride0",
+    "b_stride1",
+    "b_stride2",
+)
 
 
 def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -67,8 +80,19 @@ def _emit_pack(module: Module, spec: MatmulSpec, shape: TileShape) -> Function:
     """``void pack(b, n, k, first_step, steps, first_column, to)``: one panel of ``steps`` steps, zero-filled."""
     item, lanes, element = ITEM_BYTES[spec.dtype], shape.lanes, ELEMENT[spec.dtype]
     vector, columns = f"<{lanes} x {element}>", shape.columns
-    f = module.function("pack", "void", (("ptr", "b"), ("i64", "n"), ("i64", "k"), ("i64", "first_step"),
-                                         ("i64", "steps"), ("i64", "first_column"), ("ptr", "to")))
+    f = module.function(
+        "pack",
+        "void",
+        (
+            ("ptr", "b"),
+            ("i64", "n"),
+            ("i64", "k"),
+            ("i64", "first_step"),
+            ("i64", "steps"),
+            ("i64", "first_column"),
+            ("ptr", "to"),
+        ),
+    )
     b, n, k, first, steps, column, to = (f.argument(name) for _, name in f.arguments)
     width = f.value(f.minimum(columns, n - column))
     if not spec.transpose_b:
@@ -109,6 +133,7 @@ def _emit_pack(module: Module, spec: MatmulSpec, shape: TileShape) -> Function:
 
     def ragged(group: int) -> None:
         with f.loop(group, group + lanes) as j:
+
             def zeros(j: Value = j) -> None:
                 with f.loop(0, steps) as s:
                     f.store(f.constant(0.0, element), f.at(to, (s * columns + j) * item), item)
@@ -116,8 +141,7 @@ def _emit_pack(module: Module, spec: MatmulSpec, shape: TileShape) -> Function:
             f.if_else(j < width, lambda j=j: scalars(j, 0, steps), zeros)  # type: ignore[misc]
 
     for group in range(0, columns, lanes):
-        f.if_else(width >= group + lanes, lambda group=group: block(group),  # type: ignore[misc]
-                  lambda group=group: ragged(group))  # type: ignore[misc]
+        f.if_else(width >= group + lanes, functools.partial(block, group), functools.partial(ragged, group))
     f.ret()
     return f
 
@@ -135,17 +159,44 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     step_limit = pack_bytes // (columns * item)
 
     row_counts = sorted({shape.rows, max(shape.rows // 2, 1), 2, 1}, reverse=True)
-    tiles = {rows: emit_accumulate(module, f"tile{rows}", TileShape(rows, shape.vectors, shape.lanes), columns,
-                                   spec.dtype, (0,), packed_rows=False, resume=True) for rows in row_counts}
+    tiles = {
+        rows: emit_accumulate(
+            module,
+            f"tile{rows}",
+            TileShape(rows, shape.vectors, shape.lanes),
+            columns,
+            spec.dtype,
+            (0,),
+            packed_rows=False,
+            resume=True,
+        )
+        for rows in row_counts
+    }
     pack = None if spec.packed_b else _emit_pack(module, spec, shape)
     bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
     operands = spec.epilogue.operands()
-    buffers = ["a", "b", *(["bias"] if spec.bias != "none" else []), *[f"epilogue{i}" for i in range(len(operands))],
-               "out", "scratch"]
+    buffers = [
+        "a",
+        "b",
+        *(["bias"] if spec.bias != "none" else []),
+        *[f"epilogue{i}" for i in range(len(operands))],
+        "out",
+        "scratch",
+    ]
     if spec.packed_b:
         buffers.pop()
-    store = emit_store(module, "store", spec.dtype, shape.lanes, columns, spec.epilogue, bias=bias_kind, bias_buffer=2,
-                       first_operand=buffers.index("out") - len(operands), out_buffer=buffers.index("out"))
+    store = emit_store(
+        module,
+        "store",
+        spec.dtype,
+        shape.lanes,
+        columns,
+        spec.epilogue,
+        bias=bias_kind,
+        bias_buffer=2,
+        first_operand=buffers.index("out") - len(operands),
+        out_buffer=buffers.index("out"),
+    )
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
@@ -161,7 +212,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     panel_elements = f.value(f.maximum(k * columns, 1))
     most = f.value(f.maximum(pack_bytes // item // panel_elements, 1))
     blocks = f.value(f.ceildiv(panels, most))
-    blocks = f.select(panels >= nthreads, f.ceildiv(blocks, nthreads) * nthreads, blocks)  # type: ignore[operator]
+    blocks = f.select(panels >= nthreads, f.ceildiv(blocks, nthreads) * nthreads, blocks)
     block_panels = f.value(f.maximum(f.ceildiv(panels, f.maximum(blocks, 1)), 1))
     blocks = f.value(f.ceildiv(panels, block_panels))
     row_tile_count = f.value(f.ceildiv(m, shape.rows))
@@ -204,8 +255,15 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                         to = f.at(scratch, (panel - first_panel) * (columns * item) * k)
                         f.call(pack, [b, n, k, 0, k, panel * columns, to])
 
-        def run_tile(rows: int, row: Value, panel: Value, a: Value = a, b: Value = b,
-                     first_panel: Value = first_panel, out_start: Value = out_start) -> None:
+        def run_tile(
+            rows: int,
+            row: Value,
+            panel: Value,
+            a: Value = a,
+            b: Value = b,
+            first_panel: Value = first_panel,
+            out_start: Value = out_start,
+        ) -> None:
             zero = Value(f, f"<{shape.lanes} x {ELEMENT[spec.dtype]}>", "zeroinitializer")
             for i in range(rows * shape.vectors):
                 f.store(zero, f.at(sums, i * shape.lanes * item), shape.lanes * item)
@@ -217,6 +275,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             if pack is None or scratch is None:
                 accumulate(a_tile, f.at(b, panel * (columns * item) * k), columns * item, k)
             else:
+
                 def packed() -> None:
                     accumulate(a_tile, f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item, k)
 
@@ -234,14 +293,32 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                     from_scratch()
                 else:
                     whole = (panel + 1) * columns <= n
-                    f.if_else(whole & in_place,
-                              lambda: accumulate(a_tile, f.at(b, panel * (columns * item)), n * item, k), from_scratch)
+                    f.if_else(
+                        whole & in_place,
+                        lambda: accumulate(a_tile, f.at(b, panel * (columns * item)), n * item, k),
+                        from_scratch,
+                    )
             width = f.minimum(columns, n - panel * columns)
-            f.call(store, [f.argument("buffers"), sums, rows, width, out_start + row * n + panel * columns, n, row,
-                           panel * columns])
+            f.call(
+                store,
+                [
+                    f.argument("buffers"),
+                    sums,
+                    rows,
+                    width,
+                    out_start + row * n + panel * columns,
+                    n,
+                    row,
+                    panel * columns,
+                ],
+            )
 
-        def over_panels(rows: int, row: Value, panel_range: tuple[Value, Value] = (first_panel, last_panel),
-                        body: Callable[[int, Value, Value], None] = run_tile) -> None:
+        def over_panels(
+            rows: int,
+            row: Value,
+            panel_range: tuple[Value, Value] = (first_panel, last_panel),
+            body: Callable[[int, Value, Value], None] = run_tile,
+        ) -> None:
             with f.loop(*panel_range) as panel:
                 body(rows, row, panel)
 

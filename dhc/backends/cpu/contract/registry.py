@@ -1,8 +1,8 @@
 """Which generator serves which contraction: the one table that the lowering asks.
 
 The first entry that accepts a spec on a target is taken. A faster method for some cases (Winograd for 3x3 windows, say)
-is one more entry before the general ones; entries with ``exact=False`` change rounding beyond the order of summation and
-are passed over when exact results are asked for.
+is one more entry before the general ones; entries with ``exact=False`` change rounding beyond the order of summation
+and are passed over when exact results are asked for.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dhc_runtime.errors import CompileError
+
 from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
 from dhc.backends.cpu.contract.window import emit_window
 from dhc.backends.cpu.contract.window import pack_weights as pack_window
 from dhc.backends.cpu.target import CpuTarget
-from dhc_runtime.errors import CompileError
 
 if TYPE_CHECKING:
     import numpy as np
-
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,18 @@ class Generator:
 
 
 GENERATORS: tuple[Generator, ...] = (
-    Generator("matmul", lambda spec, target: isinstance(spec, MatmulSpec), emit_matmul,
-              lambda spec, target, b: pack_b(spec, target, b) if spec.packed_b else b),
-    Generator("depthwise", lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec), emit_depthwise,
-              lambda spec, target, weights: weights.reshape(-1)),
+    Generator(
+        "matmul",
+        lambda spec, target: isinstance(spec, MatmulSpec),
+        emit_matmul,
+        lambda spec, target, b: pack_b(spec, target, b) if spec.packed_b else b,
+    ),
+    Generator(
+        "depthwise",
+        lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec),
+        emit_depthwise,
+        lambda spec, target, weights: weights.reshape(-1),
+    ),
     Generator("window", lambda spec, target: isinstance(spec, (ConvSpec, ConvTransposeSpec)), emit_window, pack_window),
 )
 
@@ -85,8 +93,9 @@ def emit(spec: Spec, target: CpuTarget, *, exact: bool = False) -> KernelCode:
     return select(spec, target, exact=exact).emit(spec, target)
 
 
-def pack_weights(spec: Spec, target: CpuTarget, weights: np.ndarray[Any, Any], *,
-                 exact: bool = False) -> np.ndarray[Any, Any]:
+def pack_weights(
+    spec: Spec, target: CpuTarget, weights: np.ndarray[Any, Any], *, exact: bool = False
+) -> np.ndarray[Any, Any]:
     """Lays out a contraction's constant operand as the kernel that :func:`emit` generates reads it.
 
     Args:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from dhc_runtime.errors import UsageError
+
 from dhc.backends.cpu.contract.epilogue import Epilogue
 from dhc.backends.cpu.target import CpuTarget
-from dhc_runtime.errors import UsageError
 
 # Part of every kernel's hash: raise it when generated code changes in a way that specs do not show.
 GENERATOR_VERSION = 1
@@ -41,8 +42,10 @@ class KernelCode:
 
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
-        raise UsageError(f"contraction kernels compute in {' or '.join(DTYPES)}, not {dtype}",
-                         hint="Other dtypes go through the loop-level path")
+        raise UsageError(
+            f"contraction kernels compute in {' or '.join(DTYPES)}, not {dtype}",
+            hint="Other dtypes go through the loop-level path",
+        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ class MatmulSpec:
 
     def text(self) -> str:
         """Canonical text."""
-        return (f"matmul {self.dtype} ta={int(self.transpose_a)} tb={int(self.transpose_b)} "
-                f"packed_b={int(self.packed_b)} bias={self.bias} epilogue=[{self.epilogue.text()}]")
+        return (
+            f"matmul {self.dtype} ta={int(self.transpose_a)} tb={int(self.transpose_b)} "
+            f"packed_b={int(self.packed_b)} bias={self.bias} epilogue=[{self.epilogue.text()}]"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,15 @@ class _WindowSpec:
 
     def text(self) -> str:
         """Canonical text."""
+
         def dims(values: tuple[int, ...]) -> str:
             return "x".join(map(str, values))
 
-        return (f"{type(self).__name__} {self.dtype} {self.in_channels}->{self.out_channels} g={self.groups} "
-                f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
-                f"bias={int(self.bias)} narrow={int(self.narrow)} epilogue=[{self.epilogue.text()}]")
+        return (
+            f"{type(self).__name__} {self.dtype} {self.in_channels}->{self.out_channels} g={self.groups} "
+            f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
+            f"bias={int(self.bias)} narrow={int(self.narrow)} epilogue=[{self.epilogue.text()}]"
+        )
 
     def padded(self, values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
         """``values`` extended by leading dimensions to three."""
@@ -145,9 +153,9 @@ class ConvSpec(_WindowSpec):
 class ConvTransposeSpec(_WindowSpec):
     """A transposed convolution (the gradient of a convolution with respect to its input).
 
-    ``[N, C, (D, (H,)) W]`` by weights ``[C, OC / groups, k...]``; output position ``o`` takes input position ``i`` times
-    tap ``k`` where ``o = i * stride - pad_begin + k * dilation``. The output size, with end pads and output padding in
-    it, is given at run time. Attributes as :class:`ConvSpec`.
+    ``[N, C, (D, (H,)) W]`` by weights ``[C, OC / groups, k...]``; output position ``o`` takes input position ``i``
+    times tap ``k`` where ``o = i * stride - pad_begin + k * dilation``. The output size, with end pads and output
+    padding in it, is given at run time. Attributes as :class:`ConvSpec`.
     """
 
 

@@ -2,9 +2,9 @@
 
 For each step of the sum, one vector of every column block is loaded and one scalar of every row is broadcast; their
 products go to rows x vectors accumulators that stay in registers. Measured on a core with 512-bit FMA, 12 rows x 2
-vectors run at 97 % of the limit. A tile's sums go through a small buffer in the first-level cache to :func:`emit_store`,
-which adds the bias, applies the epilogue and writes runs of neighbouring outputs; that keeps edges, masks and epilogues
-out of the hot loop.
+vectors run at 97 % of the limit. A tile's sums go through a small buffer in the first-level cache to
+:func:`emit_store`, which adds the bias, applies the epilogue and writes runs of neighbouring outputs; that keeps edges,
+masks and epilogues out of the hot loop.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def tile_shape(target: CpuTarget, dtype: str, rows: int | None = None) -> TileSh
 
 
 def row_tiles(rows: int, limit: int) -> tuple[tuple[int, int], ...]:
-    """Divides ``rows`` as evenly as possible into tiles of at most ``limit`` rows: ((rows of a tile, how many), ...)."""
+    """Divides ``rows`` as evenly as possible into tiles of at most ``limit``: ((rows of a tile, how many), ...)."""
     count = -(-rows // limit)
     if count == 0:
         return ()
@@ -60,8 +60,17 @@ def row_tiles(rows: int, limit: int) -> tuple[tuple[int, int], ...]:
     return tuple(part for part in parts if part[1])
 
 
-def emit_accumulate(module: Module, name: str, shape: TileShape, pitch: int, dtype: str, tap_offsets: Sequence[int],
-                    *, packed_rows: bool, resume: bool = False) -> Function:
+def emit_accumulate(
+    module: Module,
+    name: str,
+    shape: TileShape,
+    pitch: int,
+    dtype: str,
+    tap_offsets: Sequence[int],
+    *,
+    packed_rows: bool,
+    resume: bool = False,
+) -> Function:
     """Writes ``void tile(a, row_stride, step_stride, b, b_stride, steps, buffer)``: the sums of one tile.
 
     ``buffer[r * pitch + j] = sum over steps s and taps t of a(r, s, t) * b[s * b_stride + tap_offsets[t] + j]``, always
@@ -80,19 +89,34 @@ def emit_accumulate(module: Module, name: str, shape: TileShape, pitch: int, dty
     """
     item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
     vector = f"<{lanes} x {element}>"
-    f = module.function(name, "void", (("ptr", "a"), ("i64", "row_stride"), ("i64", "step_stride"), ("ptr", "b"),
-                                       ("i64", "b_stride"), ("i64", "steps"), ("ptr", "buffer")))
-    places = [[f.at(f.argument("buffer"), (r * pitch + v * lanes) * item) for v in range(shape.vectors)]
-              for r in range(shape.rows)]
-    sums = [[f.variable(vector, f.load(vector, place, lanes * item) if resume else "zeroinitializer")
-             for place in row] for row in places]
+    f = module.function(
+        name,
+        "void",
+        (
+            ("ptr", "a"),
+            ("i64", "row_stride"),
+            ("i64", "step_stride"),
+            ("ptr", "b"),
+            ("i64", "b_stride"),
+            ("i64", "steps"),
+            ("ptr", "buffer"),
+        ),
+    )
+    places = [
+        [f.at(f.argument("buffer"), (r * pitch + v * lanes) * item) for v in range(shape.vectors)]
+        for r in range(shape.rows)
+    ]
+    sums = [
+        [f.variable(vector, f.load(vector, place, lanes * item) if resume else "zeroinitializer") for place in row]
+        for row in places
+    ]
     b = f.variable("ptr", f.argument("b"))
     row_stride = f.argument("row_stride")
     if packed_rows:
         bases = [f.variable("ptr", f.argument("a"))]
         step = f.const(len(tap_offsets) * shape.rows * item)
     else:
-        # A pointer for every third row: the two next rows are reached by the address modes base + stride, base + 2 stride.
+        # A pointer for every third row: address modes reach the two next rows as base + stride and base + 2 stride.
         bases = [f.variable("ptr", f.at(f.argument("a"), row_stride * r)) for r in range(0, shape.rows, 3)]
         step = f.argument("step_stride")
         double_stride = row_stride * 2
@@ -167,8 +191,18 @@ class ResultWriter:
         out_buffer: index of the output.
     """
 
-    def __init__(self, f: Function, dtype: str, lanes: int, epilogue: Epilogue, *, bias: str, bias_buffer: int,
-                 first_operand: int, out_buffer: int) -> None:
+    def __init__(
+        self,
+        f: Function,
+        dtype: str,
+        lanes: int,
+        epilogue: Epilogue,
+        *,
+        bias: str,
+        bias_buffer: int,
+        first_operand: int,
+        out_buffer: int,
+    ) -> None:
         self._f, self._dtype, self._lanes, self._epilogue, self._bias = f, dtype, lanes, epilogue, bias
         self._item, self._element = ITEM_BYTES[dtype], ELEMENT[dtype]
         self._vector = f"<{lanes} x {self._element}>"
@@ -226,12 +260,24 @@ class ResultWriter:
             store_lanes(f, value, f.at(self._out, place * item), left, item)
 
 
-def emit_store(module: Module, name: str, dtype: str, lanes: int, pitch: int, epilogue: Epilogue, *, bias: str,
-               bias_buffer: int, first_operand: int, out_buffer: int, column_stride: int = 1) -> Function:
+def emit_store(
+    module: Module,
+    name: str,
+    dtype: str,
+    lanes: int,
+    pitch: int,
+    epilogue: Epilogue,
+    *,
+    bias: str,
+    bias_buffer: int,
+    first_operand: int,
+    out_buffer: int,
+    column_stride: int = 1,
+) -> Function:
     """Writes ``void store(buffers, sums, rows, count, offset, row_stride, row, column)``.
 
-    Takes ``rows`` runs of ``count`` sums from the tile buffer (rows ``pitch`` elements apart), adds the bias, applies the
-    epilogue, and writes run ``r`` to elements ``offset + r * row_stride + j * column_stride`` of the output.
+    Takes ``rows`` runs of ``count`` sums from the tile buffer (rows ``pitch`` elements apart), adds the bias, applies
+    the epilogue, and writes run ``r`` to elements ``offset + r * row_stride + j * column_stride`` of the output.
 
     Args:
         module: receives the function.
@@ -250,10 +296,30 @@ def emit_store(module: Module, name: str, dtype: str, lanes: int, pitch: int, ep
     item = ITEM_BYTES[dtype]
     width = lanes if column_stride == 1 else 1
     vector = f"<{width} x {ELEMENT[dtype]}>"
-    f = module.function(name, "void", (("ptr", "buffers"), ("ptr", "sums"), ("i64", "rows"), ("i64", "count"),
-                                       ("i64", "offset"), ("i64", "row_stride"), ("i64", "row"), ("i64", "column")))
-    writer = ResultWriter(f, dtype, width, epilogue, bias=bias, bias_buffer=bias_buffer, first_operand=first_operand,
-                          out_buffer=out_buffer)
+    f = module.function(
+        name,
+        "void",
+        (
+            ("ptr", "buffers"),
+            ("ptr", "sums"),
+            ("i64", "rows"),
+            ("i64", "count"),
+            ("i64", "offset"),
+            ("i64", "row_stride"),
+            ("i64", "row"),
+            ("i64", "column"),
+        ),
+    )
+    writer = ResultWriter(
+        f,
+        dtype,
+        width,
+        epilogue,
+        bias=bias,
+        bias_buffer=bias_buffer,
+        first_operand=first_operand,
+        out_buffer=out_buffer,
+    )
     count = f.argument("count")
     with f.loop(0, f.argument("rows")) as r:
         source = f.at(f.argument("sums"), r * (pitch * item))
@@ -261,8 +327,9 @@ def emit_store(module: Module, name: str, dtype: str, lanes: int, pitch: int, ep
         writer.begin_row(f.argument("row") + r)
 
         def part(j: Value, left: Value | None, source: Value = source, start: Value = start) -> None:
-            writer.write(f.load(vector, f.at(source, j * item), item), start + j * column_stride,
-                         f.argument("column") + j, left)
+            writer.write(
+                f.load(vector, f.at(source, j * item), item), start + j * column_stride, f.argument("column") + j, left
+            )
 
         whole = (count // width) * width
         with f.loop(0, whole, width) as j:

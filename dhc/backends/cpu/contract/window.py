@@ -84,9 +84,11 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
     if tiles:
         shape = TileShape(tiles[0][0], shape.vectors, shape.lanes)
     if isinstance(spec, ConvSpec):
-        axes = [Axis(tuple(range(k)), tuple(t * d - p for t in range(k)), 0)
-                for k, d, p in zip(kernel, dilation, pad, strict=True)]
-        phases = (Phase(*axes),)
+        axes = [
+            Axis(tuple(range(k)), tuple(t * d - p for t in range(k)), 0)
+            for k, d, p in zip(kernel, dilation, pad, strict=True)
+        ]
+        phases: tuple[Phase, ...] = (Phase(*axes),)
         wide = not spec.narrow and stride[2] == 1 and 1 < kernel[2] <= 16 and dilation[2] * (kernel[2] - 1) <= 64
         offsets = tuple(t * dilation[2] for t in range(kernel[2])) if wide else (0,)
         return Plan(phases, stride, (1, 1, 1), shape, tiles, offsets)
@@ -101,8 +103,9 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
     return Plan(phases, (1, 1, 1), stride, shape, tiles, (0,))
 
 
-def pack_weights(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget,
-                 weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def pack_weights(
+    spec: ConvSpec | ConvTransposeSpec, target: CpuTarget, weights: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
     """Lays out constant weights for the kernel of ``spec``.
 
     Args:
@@ -130,7 +133,7 @@ def pack_weights(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget,
             first = 0
             for rows, count in plan.tiles:
                 for _ in range(count):
-                    parts.append(flat[first:first + rows].T.reshape(-1))
+                    parts.append(flat[first : first + rows].T.reshape(-1))
                     first += rows
     return np.ascontiguousarray(np.concatenate(parts)) if parts else np.zeros(0, weights.dtype)
 
@@ -161,15 +164,37 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     for rows, _ in plan.tiles:
         for vectors in sorted({shape.vectors, 1}):
             accumulate[rows, vectors] = emit_accumulate(
-                module, f"tile{rows}x{vectors}", TileShape(rows, vectors, lanes), columns, spec.dtype, offsets,
-                packed_rows=True)
+                module,
+                f"tile{rows}x{vectors}",
+                TileShape(rows, vectors, lanes),
+                columns,
+                spec.dtype,
+                offsets,
+                packed_rows=True,
+            )
     operands = spec.epilogue.operands()
-    buffers = ["input", "weight", *(["bias"] if spec.bias else []), *[f"epilogue{i}" for i in range(len(operands))],
-               "out", "scratch"]
+    buffers = [
+        "input",
+        "weight",
+        *(["bias"] if spec.bias else []),
+        *[f"epilogue{i}" for i in range(len(operands))],
+        "out",
+        "scratch",
+    ]
     out_at = buffers.index("out")
-    store = emit_store(module, "store", spec.dtype, lanes, columns, spec.epilogue, bias="row" if spec.bias else "none",
-                       bias_buffer=2, first_operand=out_at - len(operands), out_buffer=out_at,
-                       column_stride=plan.out_stride[2])
+    store = emit_store(
+        module,
+        "store",
+        spec.dtype,
+        lanes,
+        columns,
+        spec.epilogue,
+        bias="row" if spec.bias else "none",
+        bias_buffer=2,
+        first_operand=out_at - len(operands),
+        out_buffer=out_at,
+        column_stride=plan.out_stride[2],
+    )
     copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, plan.in_stride[2])
 
     # Tables: taps as (dz, dy, dx) for each copied row, and for each phase where its taps, weights and outputs are.
@@ -179,8 +204,14 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     for phase in plan.phases:
         xs = phase.x.displacements[:1] if plan.wide else phase.x.displacements
         rows_of_phase = list(itertools.product(phase.z.displacements, phase.y.displacements, xs))
-        phases += [len(taps) // 3, len(rows_of_phase), weight_at, phase.z.out_first, phase.y.out_first,
-                   phase.x.out_first]
+        phases += [
+            len(taps) // 3,
+            len(rows_of_phase),
+            weight_at,
+            phase.z.out_first,
+            phase.y.out_first,
+            phase.x.out_first,
+        ]
         taps += [value for row in rows_of_phase for value in row]
         weight_at += outs * ins * phase.taps
     tap_table = module.table("taps", taps or [0])
@@ -195,8 +226,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     sums = f.stack(shape.rows * columns * item)
     in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
     out_d, out_h, out_w = names["out_d"], names["out_h"], names["out_w"]
-    pointwise = isinstance(spec, ConvSpec) and set(spec.kernel) == {1} and set(spec.stride) == {1} \
-        and not any(spec.pad_begin)
+    pointwise = (
+        isinstance(spec, ConvSpec) and set(spec.kernel) == {1} and set(spec.stride) == {1} and not any(spec.pad_begin)
+    )
     if pointwise:
         # Without neighbours the whole map is one row. An output beyond the input (end pads) has no such shortcut.
         flat = in_d.equals(out_d) & in_h.equals(out_h) & in_w.equals(out_w)
@@ -208,8 +240,12 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     with f.loop(0, len(plan.phases)) as phase_index:
         entry = [f.table_item(phase_table, phase_index * 6 + i) for i in range(6)]
         first_tap, tap_count, phase_weight, first_z, first_y, first_x = entry
-        size = [f.value(f.maximum(0, f.ceildiv(out - first, stride))) for out, first, stride in
-                zip((out_d, out_h, out_w), (first_z, first_y, first_x), plan.out_stride, strict=True)]
+        size = [
+            f.value(f.maximum(0, f.ceildiv(out - first, stride)))
+            for out, first, stride in zip(
+                (out_d, out_h, out_w), (first_z, first_y, first_x), plan.out_stride, strict=True
+            )
+        ]
         t_rows, t_h, t_w = size[0] * size[1], size[1], size[2]
         copied_rows = f.value(f.maximum(tap_count * ins, 1))
 
@@ -218,14 +254,14 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         row_room = room - (lanes + 2 * (64 // item))
         x_most = f.value(f.maximum(columns, (f.value(f.minimum(row_room, 2048)) - span) // columns * columns))
         x_blocks = f.value(f.ceildiv(t_w, x_most))
-        x_blocks = f.select(t_rows < nthreads, f.ceildiv(x_blocks, nthreads) * nthreads, x_blocks)  # type: ignore[operator]
+        x_blocks = f.select(t_rows < nthreads, f.ceildiv(x_blocks, nthreads) * nthreads, x_blocks)
         x_size = f.value(f.maximum(f.ceildiv(f.value(f.ceildiv(t_w, f.maximum(x_blocks, 1))), columns), 1)) * columns
         x_size = f.value(f.maximum(f.minimum(x_size, t_w), 1))
         x_blocks = f.value(f.ceildiv(t_w, x_size))
         pitch_row = x_size + span  # columns from one row of the block to the next
         r_most = f.value(f.maximum(1, f.minimum(row_room // pitch_row, f.value(f.maximum(1, 4096 // pitch_row)))))
         r_blocks = f.value(f.ceildiv(t_rows, r_most))
-        r_blocks = f.select(t_rows >= nthreads, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)  # type: ignore[operator]
+        r_blocks = f.select(t_rows >= nthreads, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
         r_size = f.value(f.maximum(1, f.ceildiv(t_rows, f.maximum(r_blocks, 1))))
         r_blocks = f.value(f.ceildiv(t_rows, r_size))
         filled = (r_size - 1) * pitch_row + f.ceildiv(pitch_row, lanes) * lanes
@@ -259,10 +295,19 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                         # A row outside the input is a row of which no column is inside.
                         width = f.select(inside, in_w, 0)
                         start = f.select(inside, (z * in_h + y) * in_w * item, 0)
-                        f.call(copy_row, [f.at(channel0, start), in_plane * item, ins,
-                                          x_first * plan.in_stride[2] + dx, width, x_count + span,
-                                          f.at(scratch, (tap * pitch + r * pitch_row) * item),
-                                          tap_count * pitch * item])
+                        f.call(
+                            copy_row,
+                            [
+                                f.at(channel0, start),
+                                in_plane * item,
+                                ins,
+                                x_first * plan.in_stride[2] + dx,
+                                width,
+                                x_count + span,
+                                f.at(scratch, (tap * pitch + r * pitch_row) * item),
+                                tap_count * pitch * item,
+                            ],
+                        )
 
             total = (r_count - 1) * pitch_row + x_count
             run_row, run_pitch = x_count, pitch_row
@@ -275,11 +320,23 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             steps = tap_count * ins
             out_image = (image * spec.out_channels + group * outs) * out_plane
 
-            def column_tiles(rows: int, row: Value, f: Any = f, steps: Value = steps, total: Value = total,
-                             group_weight: Value = group_weight, pitch: Value = pitch, group: Value = group,
-                             run_row: Value = run_row, run_pitch: Value = run_pitch, r_first: Value = r_first,
-                             t_h: Value = t_h, x_first: Value = x_first, out_image: Value = out_image,
-                             first: tuple[Value, ...] = (first_z, first_y, first_x)) -> None:
+            def column_tiles(
+                rows: int,
+                row: Value,
+                f: Any = f,
+                steps: Value = steps,
+                total: Value = total,
+                group_weight: Value = group_weight,
+                pitch: Value = pitch,
+                group: Value = group,
+                run_row: Value = run_row,
+                run_pitch: Value = run_pitch,
+                r_first: Value = r_first,
+                t_h: Value = t_h,
+                x_first: Value = x_first,
+                out_image: Value = out_image,
+                first: tuple[Value, ...] = (first_z, first_y, first_x),
+            ) -> None:
                 a = f.at(group_weight, row * (steps * (inner_taps * item)))
 
                 def finish(q: Value, width: Int) -> None:
@@ -298,8 +355,19 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                             y = (position % t_h) * plan.out_stride[1] + first[1]
                             column = (x_first + x.get()) * plan.out_stride[2] + first[2]
                             place = out_image + row * out_plane + (z * out_h + y) * out_w + column
-                            f.call(store, [f.argument("buffers"), f.at(sums, (at.get() - q) * item), rows, count,
-                                           place, out_plane, group * outs + row, 0])
+                            f.call(
+                                store,
+                                [
+                                    f.argument("buffers"),
+                                    f.at(sums, (at.get() - q) * item),
+                                    rows,
+                                    count,
+                                    place,
+                                    out_plane,
+                                    group * outs + row,
+                                    0,
+                                ],
+                            )
                             at.set(at.get() + count)
                             x.set(x.get() + count)
 

@@ -1,1 +1,1 @@
-"""Emission helpers for LLVM IR: a builder for loop nests with vectors, and a loader for tests, benchmarks and tuning."""
+"""LLVM IR: a builder for loop nests with vectors, and a loader for tests, benchmarks and tuning."""

@@ -19,11 +19,36 @@ if TYPE_CHECKING:
     from dhc.backends.cpu.target import CpuTarget
 
 KERNEL_ARGUMENTS = (("ptr", "buffers"), ("ptr", "params"), ("i64", "tid"), ("i64", "nthreads"))
-ELEMENT = {"f32": "float", "f64": "double", "f16": "half", "bf16": "bfloat",
-           "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64",
-           "u8": "i8", "u16": "i16", "u32": "i32", "u64": "i64", "bool": "i8"}
-ITEM_BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i8": 1, "i16": 2, "i32": 4, "i64": 8,
-              "u8": 1, "u16": 2, "u32": 4, "u64": 8, "bool": 1}
+ELEMENT = {
+    "f32": "float",
+    "f64": "double",
+    "f16": "half",
+    "bf16": "bfloat",
+    "i8": "i8",
+    "i16": "i16",
+    "i32": "i32",
+    "i64": "i64",
+    "u8": "i8",
+    "u16": "i16",
+    "u32": "i32",
+    "u64": "i64",
+    "bool": "i8",
+}
+ITEM_BYTES = {
+    "f32": 4,
+    "f64": 8,
+    "f16": 2,
+    "bf16": 2,
+    "i8": 1,
+    "i16": 2,
+    "i32": 4,
+    "i64": 8,
+    "u8": 1,
+    "u16": 2,
+    "u32": 4,
+    "u64": 8,
+    "bool": 1,
+}
 
 
 class Value:
@@ -131,7 +156,9 @@ class Module:
         self.tables.append(f"@{name} = internal constant [{len(values)} x i64] [{items}], align 8")
         return f"@{name}"
 
-    def function(self, name: str, result: str, arguments: Sequence[tuple[str, str]], *, internal: bool = True) -> Function:
+    def function(
+        self, name: str, result: str, arguments: Sequence[tuple[str, str]], *, internal: bool = True
+    ) -> Function:
         """Starts a function; internal ones are never inlined, so that each keeps its own register allocation."""
         function = Function(self, name, result, arguments, internal)
         self.functions.append(function)
@@ -155,8 +182,9 @@ class Module:
 class Function:
     """A function being written; new instructions go to the end of the current block."""
 
-    def __init__(self, module: Module, name: str, result: str, arguments: Sequence[tuple[str, str]],
-                 internal: bool) -> None:
+    def __init__(
+        self, module: Module, name: str, result: str, arguments: Sequence[tuple[str, str]], internal: bool
+    ) -> None:
         self.module, self.name, self.result, self.internal = module, name, result, internal
         self.arguments = tuple(arguments)
         self.block = "entry"
@@ -169,8 +197,10 @@ class Function:
     def text(self) -> str:
         """The function's IR."""
         signature = ", ".join(f"{type_} %{name}" for type_, name in self.arguments)
-        head = f"define {'internal ' if self.internal else ''}{self.result} @{self.name}({signature}) " \
-               f"{'#1' if self.internal else '#0'} {{"
+        head = (
+            f"define {'internal ' if self.internal else ''}{self.result} @{self.name}({signature}) "
+            f"{'#1' if self.internal else '#0'} {{"
+        )
         return "\n".join([head, "entry:", *self._slots, *self._lines, "}"])
 
     def line(self, text: str) -> None:
@@ -189,7 +219,7 @@ class Function:
 
     def argument(self, name: str) -> Value:
         """An argument of this function."""
-        return Value(self, dict((n, t) for t, n in self.arguments)[name], f"%{name}")
+        return Value(self, {n: t for t, n in self.arguments}[name], f"%{name}")
 
     def const(self, value: int, type_: str = "i64") -> Value:
         """An integer constant as a value."""
@@ -284,7 +314,12 @@ class Function:
         return self.emit(function.result, call)
 
     def intrinsic(self, name: str, result: str, arguments: Sequence[Value]) -> Value:
-        """Calls an intrinsic or external function by name, declaring it."""
+        """Calls an intrinsic or external function by name, declaring it.
+
+        The mangling of an overloaded intrinsic (``llvm.sqrt``) is added from the result's type when it is missing.
+        """
+        if name.startswith("llvm.") and name.count(".") == 1:
+            name = f"{name}.{suffix(result)}"
         symbol = self.module.declare(name, result, [a.type for a in arguments])
         texts = ", ".join(f"{a.type} {a.ref}" for a in arguments)
         return self.emit(result, f"call {result} {symbol}({texts})")
@@ -392,8 +427,8 @@ class Function:
         """Picks lanes of the concatenation of two vectors."""
         element = left.type[1:-1].split(" x ")[1]
         indices = ", ".join(f"i32 {lane}" for lane in lanes)
-        return self.emit(f"<{len(lanes)} x {element}>", f"shufflevector {left.type} {left.ref}, {right.type} {right.ref}, "
-                                                        f"<{len(lanes)} x i32> <{indices}>")
+        pair = f"{left.type} {left.ref}, {right.type} {right.ref}"
+        return self.emit(f"<{len(lanes)} x {element}>", f"shufflevector {pair}, <{len(lanes)} x i32> <{indices}>")
 
     def lanes_below(self, count: Value, lanes: int, start: int = 0) -> Value:
         """A mask: lane ``j`` is set when ``start + j < count``."""
@@ -404,14 +439,18 @@ class Function:
     def masked_load(self, type_: str, pointer: Value, mask: Value, align: int) -> Value:
         """Loads the lanes of ``mask``; the others are zero and their memory is not touched."""
         symbol = self.module.declare(f"llvm.masked.load.{suffix(type_)}.p0", type_, ["ptr", "i32", mask.type, type_])
-        return self.emit(type_, f"call {type_} {symbol}(ptr {pointer.ref}, i32 {align}, {mask.type} {mask.ref}, "
-                                f"{type_} zeroinitializer)")
+        return self.emit(
+            type_,
+            f"call {type_} {symbol}(ptr {pointer.ref}, i32 {align}, {mask.type} {mask.ref}, {type_} zeroinitializer)",
+        )
 
     def masked_store(self, value: Value, pointer: Value, mask: Value, align: int) -> None:
         """Stores the lanes of ``mask``."""
-        symbol = self.module.declare(f"llvm.masked.store.{suffix(value.type)}.p0", "void",
-                                     [value.type, "ptr", "i32", mask.type])
-        self.line(f"call void {symbol}({value.type} {value.ref}, ptr {pointer.ref}, i32 {align}, {mask.type} {mask.ref})")
+        symbol = self.module.declare(
+            f"llvm.masked.store.{suffix(value.type)}.p0", "void", [value.type, "ptr", "i32", mask.type]
+        )
+        arguments = f"{value.type} {value.ref}, ptr {pointer.ref}, i32 {align}, {mask.type} {mask.ref}"
+        self.line(f"call void {symbol}({arguments})")
 
 
 def suffix(type_: str) -> str:

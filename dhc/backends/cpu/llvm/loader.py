@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-from dhc.backends.cpu.target import host_target, _machine
+from dhc.backends.cpu.target import _machine, host_target
 
 
 class LoadedObject:
@@ -47,16 +47,18 @@ class Kernel:
 
     def __init__(self, owner: LoadedObject, address: int) -> None:
         self._owner = owner
-        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
-                                      ctypes.c_int64)(address)
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+            address
+        )
 
-    def bind(self, buffers: Sequence[int], params: Sequence[int]) -> tuple[ctypes.Array[ctypes.c_void_p],
-                                                                         ctypes.Array[ctypes.c_int64]]:
+    def bind(
+        self, buffers: Sequence[int], params: Sequence[int]
+    ) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]]:
         """Lays out arguments once for many calls of :meth:`run`."""
-        return ((ctypes.c_void_p * max(len(buffers), 1))(*buffers),
-                (ctypes.c_int64 * max(len(params), 1))(*params))
+        return ((ctypes.c_void_p * max(len(buffers), 1))(*buffers), (ctypes.c_int64 * max(len(params), 1))(*params))
 
-    def run(self, bound: tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]], tid: int = 0,
-            nthreads: int = 1) -> int:
+    def run(
+        self, bound: tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]], tid: int = 0, nthreads: int = 1
+    ) -> int:
         """Calls the kernel as thread ``tid`` of ``nthreads``; releases the GIL. Returns the kernel's status."""
         return int(self._call(ctypes.addressof(bound[0]), ctypes.addressof(bound[1]), tid, nthreads))

@@ -14,16 +14,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dhc_runtime.errors import UsageError
+
 from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract import epilogue as ep
 from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, MatmulSpec
 from dhc.backends.cpu.llvm.loader import LoadedObject
-from dhc_runtime.errors import UsageError
 
 ALL_TARGETS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
 RUNNABLE = ["host"] + [
-    name for name in ALL_TARGETS
+    name
+    for name in ALL_TARGETS
     if targets.target(name).arch == targets.host_target().arch
     and set(targets.target(name).features) <= set(targets.host_target().features)
 ]
@@ -45,7 +47,7 @@ class Guarded:
         for page in (0, pages - 1):
             assert libc.mprotect(ctypes.c_void_p(start + page * PAGE), PAGE, 0) == 0
         offset = (pages - 1) * PAGE - size
-        self.array = np.frombuffer(self._memory, dtype=np.uint8)[offset:offset + size].view(dtype).reshape(shape)
+        self.array = np.frombuffer(self._memory, dtype=np.uint8)[offset : offset + size].view(dtype).reshape(shape)
         self.address = start + offset
 
     @classmethod
@@ -122,21 +124,33 @@ def matmul_case(spec, batch, m, n, k, seed, a_broadcast=False, b_broadcast=False
     params = dict(zip(("batch0", "batch1", "batch2"), batch, strict=True)) | {"m": m, "n": n, "k": k}
     for name, shape, size in (("a", a_batch, m * k), ("b", b_batch, k * n)):
         for i in range(3):
-            params[f"{name}_stride{i}"] = size * int(np.prod(shape[i + 1:])) if shape[i] > 1 else 0
+            params[f"{name}_stride{i}"] = size * int(np.prod(shape[i + 1 :])) if shape[i] > 1 else 0
     return operands, params, expected, np.broadcast_to(magnitude, expected.shape)
 
 
 @settings(max_examples=60)
-@given(batch=st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 3)), m=sizes, n=sizes, k=sizes,
-       ta=st.booleans(), tb=st.booleans(), packed=st.booleans(), bias=st.sampled_from(["none", "n", "m"]),
-       dtype=st.sampled_from(["f32", "f64"]), a_once=st.booleans(), b_once=st.booleans(), data=st.data())
+@given(
+    batch=st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 3)),
+    m=sizes,
+    n=sizes,
+    k=sizes,
+    ta=st.booleans(),
+    tb=st.booleans(),
+    packed=st.booleans(),
+    bias=st.sampled_from(["none", "n", "m"]),
+    dtype=st.sampled_from(["f32", "f64"]),
+    a_once=st.booleans(),
+    b_once=st.booleans(),
+    data=st.data(),
+)
 def test_matmul(batch, m, n, k, ta, tb, packed, bias, dtype, a_once, b_once, data):
     target_name = data.draw(st.sampled_from(RUNNABLE))
     spec = MatmulSpec(dtype, ta, tb, packed, bias, ep.Relu() if bias == "n" else ep.Epilogue())
     operands, params, expected, magnitude = matmul_case(spec, batch, m, n, k, m * 31 + n, a_once, b_once)
     if packed:
-        operands["b"] = registry.pack_weights(spec, targets.target(target_name),
-                                              operands["b"].reshape(operands["b"].shape[-2:]))
+        operands["b"] = registry.pack_weights(
+            spec, targets.target(target_name), operands["b"].reshape(operands["b"].shape[-2:])
+        )
     check(spec, target_name, operands, params, expected, magnitude)
 
 
@@ -196,8 +210,9 @@ def conv_case(spec, target_name, batch, in_spatial, out_spatial, seed=0):
         w_shape = (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
     w = rng.standard_normal(w_shape).astype(dtype)
     bias = rng.standard_normal(spec.out_channels).astype(dtype) if spec.bias else None
-    expected, magnitude = conv_reference(spec, x.astype(np.float64), w.astype(np.float64),
-                                         None if bias is None else bias.astype(np.float64), out_spatial)
+    expected, magnitude = conv_reference(
+        spec, x.astype(np.float64), w.astype(np.float64), None if bias is None else bias.astype(np.float64), out_spatial
+    )
     operands = {"input": x, "weight": registry.pack_weights(spec, targets.target(target_name), w)}
     if bias is not None:
         operands["bias"] = bias
@@ -211,13 +226,22 @@ def conv_case(spec, target_name, batch, in_spatial, out_spatial, seed=0):
         expected = np.maximum(expected, 0)
     rank = len(spec.kernel)
     ones = (1,) * (3 - rank)
-    params = dict(zip(("batch", "in_d", "in_h", "in_w", "out_d", "out_h", "out_w"),
-                      (batch, *ones, *in_spatial, *ones, *out_spatial), strict=True))
+    params = dict(
+        zip(
+            ("batch", "in_d", "in_h", "in_w", "out_d", "out_h", "out_w"),
+            (batch, *ones, *in_spatial, *ones, *out_spatial),
+            strict=True,
+        )
+    )
     return operands, params, expected, magnitude
 
 
-EPILOGUES = [ep.Epilogue(), ep.Relu(), ep.Chain((ep.AddOperand("same"), ep.Relu())),
-             ep.Chain((ep.AddOperand("row"), ep.AddOperand("scalar"), ep.AddOperand("same")))]
+EPILOGUES = [
+    ep.Epilogue(),
+    ep.Relu(),
+    ep.Chain((ep.AddOperand("same"), ep.Relu())),
+    ep.Chain((ep.AddOperand("row"), ep.AddOperand("scalar"), ep.AddOperand("same"))),
+]
 
 
 @st.composite
@@ -234,9 +258,18 @@ def windows(draw, transposed):
     pads = [draw(st.tuples(st.integers(-1, 3), st.integers(0, 3))) for _ in range(rank)]
     widths = st.one_of(st.integers(1, 9), st.sampled_from([14, 16, 17, 28, 33, 40, 70]))
     spatial = tuple(draw(st.integers(1, 6)) for _ in range(rank - 1)) + (draw(widths),)
-    common = dict(in_channels=ins * groups, out_channels=outs * groups, kernel=kernel, stride=stride, dilation=dilation,
-                  pad_begin=tuple(p[0] for p in pads), groups=groups, bias=draw(st.booleans()),
-                  dtype=draw(st.sampled_from(["f32", "f32", "f64"])), epilogue=draw(st.sampled_from(EPILOGUES)))
+    common = {
+        "in_channels": ins * groups,
+        "out_channels": outs * groups,
+        "kernel": kernel,
+        "stride": stride,
+        "dilation": dilation,
+        "pad_begin": tuple(p[0] for p in pads),
+        "groups": groups,
+        "bias": draw(st.booleans()),
+        "dtype": draw(st.sampled_from(["f32", "f32", "f64"])),
+        "epilogue": draw(st.sampled_from(EPILOGUES)),
+    }
     out = []
     for size, k, s, d, (before, after) in zip(spatial, kernel, stride, dilation, pads, strict=True):
         reach = (k - 1) * d + 1
@@ -291,10 +324,15 @@ def test_windows_of_many_blocks(case, target_name):
 
 # ---------------------------------------------------------------- what is generated
 
-SPECS = [MatmulSpec(), MatmulSpec("f64", True, True, bias="n", epilogue=ep.Relu()), MatmulSpec(packed_b=True),
-         ConvSpec(24, 30, (3, 3), pad_begin=(1, 1), bias=True), ConvSpec(8, 8, (3,), (2,), dtype="f64"),
-         ConvSpec(8, 8, (3, 3), groups=8, epilogue=ep.Clip(0, 6)),
-         ConvTransposeSpec(8, 4, (2, 2, 2), (2, 2, 2), epilogue=ep.LeakyRelu(0.1))]
+SPECS = [
+    MatmulSpec(),
+    MatmulSpec("f64", True, True, bias="n", epilogue=ep.Relu()),
+    MatmulSpec(packed_b=True),
+    ConvSpec(24, 30, (3, 3), pad_begin=(1, 1), bias=True),
+    ConvSpec(8, 8, (3,), (2,), dtype="f64"),
+    ConvSpec(8, 8, (3, 3), groups=8, epilogue=ep.Clip(0, 6)),
+    ConvTransposeSpec(8, 4, (2, 2, 2), (2, 2, 2), epilogue=ep.LeakyRelu(0.1)),
+]
 
 
 @pytest.mark.parametrize("target_name", ALL_TARGETS)
@@ -330,21 +368,33 @@ def test_names_are_content_hashes():
 
 
 def test_specs_reject_what_makes_no_sense():
-    for make in (lambda: MatmulSpec("f16"), lambda: MatmulSpec(bias="k"), lambda: ConvSpec(3, 4, (3, 3), (1,)),
-                 lambda: ConvSpec(3, 4, (3,), groups=2), lambda: ConvSpec(3, 3, (0,)),
-                 lambda: ConvSpec(1, 1, (1, 1, 1, 1))):
+    for make in (
+        lambda: MatmulSpec("f16"),
+        lambda: MatmulSpec(bias="k"),
+        lambda: ConvSpec(3, 4, (3, 3), (1,)),
+        lambda: ConvSpec(3, 4, (3,), groups=2),
+        lambda: ConvSpec(3, 3, (0,)),
+        lambda: ConvSpec(1, 1, (1, 1, 1, 1)),
+    ):
         with pytest.raises(UsageError):
             make()
 
 
 def test_relu_and_clip_keep_nan():
     for epilogue, inputs, outputs in (
-            (ep.Relu(), [np.nan, -1, 2, np.inf], [np.nan, 0, 2, np.inf]),
-            (ep.Clip(-1, 1), [np.nan, -5, 0.5, np.inf], [np.nan, -1, 0.5, 1]),
-            (ep.LeakyRelu(0.5), [np.nan, -1, 2, -np.inf], [np.nan, -0.5, 2, -np.inf])):
+        (ep.Relu(), [np.nan, -1, 2, np.inf], [np.nan, 0, 2, np.inf]),
+        (ep.Clip(-1, 1), [np.nan, -5, 0.5, np.inf], [np.nan, -1, 0.5, 1]),
+        (ep.LeakyRelu(0.5), [np.nan, -1, 2, -np.inf], [np.nan, -0.5, 2, -np.inf]),
+    ):
         spec = MatmulSpec(epilogue=epilogue)
-        params = dict.fromkeys(compiled(spec, "host")[0].params, 0) | {"batch0": 1, "batch1": 1, "batch2": 1, "m": 4,
-                                                                        "n": 1, "k": 1}
+        params = dict.fromkeys(compiled(spec, "host")[0].params, 0) | {
+            "batch0": 1,
+            "batch1": 1,
+            "batch2": 1,
+            "m": 4,
+            "n": 1,
+            "k": 1,
+        }
         result = run(spec, "host", {"a": np.array(inputs), "b": np.ones(1)}, params, (4,))
         np.testing.assert_array_equal(result, outputs)
 
