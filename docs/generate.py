@@ -42,6 +42,19 @@ def benchmarks() -> str:
     return "\n".join(parts) or "No measurements are stored; `make bench` makes them."
 
 
+def ir() -> str:
+    """A small graph as the printer writes it."""
+    from dhc.ir import Builder, Graph, Location
+
+    graph = Graph("head")
+    features = graph.input("features", "f32", ("N", 3))
+    weight = graph.input("weight", "f32", (3, 2))
+    b = Builder(graph, Location(source="net.onnx", node="head", op="Gemm"))
+    scores = b.add(b.matmul(features, weight), b.constant([0.5, -1.0], "f32", name="bias"))
+    graph.output(b.softmax(scores, axis=-1), names=["probabilities"])
+    return f"```text\n{graph}```"
+
+
 def ops() -> str:
     """The registry, one table for each kind: what an op takes, whether it has a gradient, what it follows."""
     from dhc.ir import NotDifferentiable, all_ops
@@ -80,8 +93,46 @@ def passes() -> str:
     return table(["pass", "what it does", "options and defaults"], rows)
 
 
+def support() -> str:
+    """What each target says of every op, asked with the examples that the tests use, for every element type."""
+    from dhc.backends.registry import backend_names
+    from dhc.compiler import unsupported_nodes
+    from dhc.ir import all_ops
+    from dhc.passes.base import run_passes
+    from dhc.passes.pipelines import standard_pipeline
+    from tests.ir.op_examples import examples_for
+
+    targets = [name for name in backend_names() if name not in ("reference", "null")]
+    rows, limits = [], []
+    for op in all_ops():
+        graphs: dict[str, Any] = {}
+        for example in examples_for(op):
+            key = ", ".join(dict.fromkeys(d.name for d in example.dtypes)) or "-"
+            graphs.setdefault(key, example.graph())
+        cells = []
+        for target in targets:
+            refused: dict[str, str] = {}
+            for key, graph in graphs.items():
+                working = graph.clone()
+                run_passes(working, standard_pipeline(target))
+                problems = unsupported_nodes(working, target)
+                if problems:
+                    refused[key] = problems[0][1]
+            taken = len(graphs) - len(refused)
+            cells.append(
+                "nested graphs: by its parts" if not graphs else f"{taken} of {len(graphs)}" if refused else "yes"
+            )
+            limits += [[f"`{op.name}`", target, key, reason] for key, reason in refused.items()]
+        rows.append([f"`{op.name}`", op.kind.name, *cells])
+    parts = [table(["op", "kind", *targets], rows), "\n## Limitations\n"]
+    parts.append(table(["op", "target", "element types", "reason"], limits) if limits else "None.")
+    return "\n".join(parts)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
+    "ir": ir,
     "ops": ops,
-    **{name: (lambda: "") for name in ("cli", "ir", "passes", "support")},
+    "passes": passes,
+    **{name: (lambda: "") for name in ("cli", "support")},
 }
