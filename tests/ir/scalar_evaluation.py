@@ -40,7 +40,7 @@ _NUMPY_BINARY: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-class OutOfRange(Exception):
+class OutOfRangeError(Exception):
     """A Checked index is out of range: the kernel would return status 1."""
 
 
@@ -100,7 +100,7 @@ class Evaluator:
             index, extent = self(e.index, active), self(e.extent, active)
             wrong = (index < -extent) | (index >= extent)
             if np.any(wrong & active):
-                raise OutOfRange
+                raise OutOfRangeError
             return np.where(index < 0, index + extent, index)
         if isinstance(e, s.Cast):
             return _cast(self(e.operand, active), e)
@@ -163,7 +163,8 @@ def _loader(arrays: Sequence[np.ndarray], types: Sequence[Any]) -> Callable[...,
 def _grid(shape: Sequence[int], rank: int) -> list[np.ndarray]:
     """Open index arrays i64 over `shape`, each of `rank` axes."""
     return [
-        np.arange(n, dtype=np.int64).reshape([-1 if a == axis else 1 for a in range(rank)]) for axis, n in enumerate(shape)
+        np.arange(n, dtype=np.int64).reshape([-1 if a == axis else 1 for a in range(rank)])
+        for axis, n in enumerate(shape)
     ]
 
 

@@ -1,6 +1,8 @@
-"""The scalar definition of every op (what backends compile) against its NumPy reference, and the parts of composites."""
+"""The scalar definition of every op (what backends compile) against its reference, and the parts of composites."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -91,7 +93,7 @@ def test_running_totals_in_pieces(name: str, pieces: int) -> None:
         items = int(kind.parallel(call))  # type: ignore[arg-type]
         bounds = [items * k // pieces for k in range(pieces + 1)]
         with np.errstate(all="ignore"):
-            for begin, end in zip(bounds, bounds[1:]):
+            for begin, end in itertools.pairwise(bounds):
                 assert kind.function(*operands, *results, *kind.args(call), begin, end) == 0
         (expected,) = example.graph().evaluate(*example.arrays)
         np.testing.assert_array_equal(results[0], expected, err_msg=str(example))

@@ -96,7 +96,7 @@ register(
         kind=Composite(_build_quantize),
         grad=NotDifferentiable("integer result; use fake quantization for training"),
         examples=lambda: [
-            ([_REALS, np.float32(0.5), np.uint8(10)], {}),
+            ([_REALS, np.array(0.5, np.float32), np.array(10, np.uint8)], {}),
             ([_REALS, np.array([0.5, 0.25, 2], np.float32), np.array([0, 1, -2], np.int8)], {"axis": -1}),
             ([_REALS, np.array([[0.5], [0.25]], np.float32), np.array([[0], [9]], np.int16)], {}),
             ([_REALS[:0], np.array([0.5], np.float32), np.array([3], np.int32)], {}),
@@ -142,7 +142,7 @@ register(
         reference=_dequantize,
         kind=Composite(_build_dequantize),
         examples=lambda: [
-            ([np.array([[-8, 0, 7]], np.int8), np.float32(0.5), np.int8(1)], {}),
+            ([np.array([[-8, 0, 7]], np.int8), np.array(0.5, np.float32), np.array(1, np.int8)], {}),
             ([np.array([[1, 2]] * 2, np.int8), np.array([0.5, 2], np.float32), np.array([0, 1], np.int8)], {"axis": 0}),
             ([np.zeros((0, 2), np.int8), np.array([[1, 2]], np.float32), np.array([[0, 1]], np.int8)], {}),
         ],

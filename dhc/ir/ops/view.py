@@ -65,7 +65,7 @@ register(
         grad=_grad_reshape,
         examples=lambda: [
             ([np.arange(6, dtype=np.float32).reshape(2, 3)], {"shape": (3, 1, 2)}),
-            ([np.float32(7)], {"shape": (1, 1)}),
+            ([np.array(7, np.float32)], {"shape": (1, 1)}),
             ([np.zeros((0, 3), np.float32)], {"shape": (3, 2, 0)}),
         ],
         source="ONNX Reshape",
@@ -104,7 +104,7 @@ register(
         examples=lambda: [
             ([np.arange(24, dtype=np.float32).reshape(2, 3, 4)], {"perm": (2, 0, 1)}),
             ([np.zeros((0, 3), np.float32)], {"perm": (1, 0)}),
-            ([np.float32(7)], {"perm": ()}),
+            ([np.array(7, np.float32)], {"perm": ()}),
         ],
         source="ONNX Transpose",
     )
@@ -163,7 +163,7 @@ register(
         grad=_grad_broadcast,
         examples=lambda: [
             ([np.arange(3, dtype=np.float32).reshape(3, 1)], {"shape": (2, 3, 4)}),
-            ([np.float32(7)], {"shape": (2, 0)}),
+            ([np.array(7, np.float32)], {"shape": (2, 0)}),
         ],
         source="ONNX Expand (towards a given shape)",
     )
