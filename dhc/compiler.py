@@ -189,7 +189,7 @@ def _package(
         "inputs": signature([v.name for v in compiled.inputs], compiled.inputs),
         "outputs": signature(compiled.output_names, compiled.outputs),
         "targets": list(targets),
-        "devices": {targets[0]: dict(blob.device)},
+        "devices": {blob.executor or targets[0]: dict(blob.device)},
         "metadata": dict(source.metadata),
     }
     if threads is not None:

@@ -6,8 +6,9 @@ it costs (`cost`), and turns a placed graph into a `Blob`: steps for the plan pl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Protocol
+from typing import Any, Protocol
 
 from dhc.ir.graph import Graph, Node
 from dhc.ir.op import Limitation
@@ -41,6 +42,8 @@ class Blob:
         members: files of the artifact, e.g. ``cpu/code.o``.
         constants: arrays of ``weights.safetensors`` by name.
         device: the manifest's entry about the device.
+        executor: name of the runtime's executor for this code, None: the name of the target. A backend that makes
+            another one's code (a CPU with less, a tuned variant) names that one's.
         report: figures about the compilation (kernels, cache hits, seconds by stage).
     """
 
@@ -49,6 +52,7 @@ class Blob:
     constants: Mapping[str, Any]
     device: Mapping[str, Any]
     report: Mapping[str, Any] = field(default_factory=dict)
+    executor: str | None = None
 
 
 class Backend(Protocol):
