@@ -200,6 +200,8 @@ register(
             ),
             ([_f([1, 2, 3]), _i([0, 2, 2]), _f([4, 1, 9])], {"axis": 0, "reduction": "max"}),
             ([_f([1, 2, 3]), _i([0, 2, 2]), _f([4, 1, 9])], {"axis": 0, "reduction": "min"}),
+            ([_f([1, np.nan, 3]), _i([0, 1, 2]), _f([np.nan, 4, 9])], {"axis": 0, "reduction": "max"}),
+            ([_f([1, 2, 3]), _i([0, 2, 2]), _f([4, 0.5, 9])], {"axis": 0, "reduction": "mul"}),
             ([_f([1, 2]), np.zeros((0,), np.int64), _f([])], {"axis": 0}),
         ],
         source="ONNX ScatterElements",

@@ -202,6 +202,7 @@ register(
             ([_f([2, 1, 1, 3, 2, 2])], {}),
             ([_f([2, 1, 1, 3, 0, 2])], {"sorted": False}),
             ([_f([])], {}),
+            ([_f([np.nan, 1, -0.0, np.nan, 0])], {"sorted": False}),
             ([np.array([5, -1, 5], np.int64)], {"sorted": True}),
         ],
         source="ONNX Unique",

@@ -143,6 +143,8 @@ register(
             ([_f([[3, 1], [2, 5], [0.5, 7]])], {"axis": 0, "descending": True}),
             ([_f([])], {"axis": 0}),
             ([_f([4])], {"axis": 0}),
+            ([_f([[np.nan, 1, np.nan, -np.inf, 0, -0.0, 1]])], {"axis": 1}),
+            ([_f([[np.nan, 1, np.nan, -np.inf, 0, -0.0, 1]])], {"axis": 1, "descending": True}),
         ],
         source="numpy.sort",
     )
@@ -185,6 +187,7 @@ register(
             ([_f([[3, 1], [2, 5], [0.5, 7]])], {"k": 1, "axis": 0, "largest": False}),
             ([_f([1, 2])], {"k": 0}),
             ([_f([4])], {"k": 1, "axis": 0}),
+            ([_f([2, np.nan, 2, 7, 2])], {"k": 4}),
         ],
         source="ONNX TopK",
     )
