@@ -246,15 +246,14 @@ def _loop_type(call: Call) -> list[Any]:
 
 def _check_carried(call: Call, before: Value, after: Value) -> None:
     """What the body gives back must fit its input again."""
+    if isinstance(before.type, TensorType) and isinstance(after.type, TensorType):
+        for b, a in zip(before.type.shape, after.type.shape):
+            if b != a and isinstance(b, int):
+                call.fail(
+                    f"carried value {before.name!r} is {before.type}, but {after.type} after one run",
+                    hint="give the size that changes a symbol of its own in the body",
+                )
     _check_same_kind(call, before.type, after.type, f"carried value {before.name!r}")
-    if not isinstance(before.type, TensorType):
-        return
-    for b, a in zip(before.type.shape, after.type.shape):
-        if b != a and isinstance(b, int):
-            call.fail(
-                f"carried value {before.name!r} is {before.type}, but {after.type} after one run",
-                hint="give the size that changes a symbol of its own in the body",
-            )
 
 
 def _empty_stack(type_: TensorType, axis: int = 0) -> np.ndarray:

@@ -24,7 +24,7 @@ def run_onnx(
     outputs = [f"y{i}" for i in range(results)]
     node = helper.make_node(op, names, outputs, **attrs)
     graph = helper.make_graph([node], op, inputs, [onnx.ValueInfoProto(name=n) for n in outputs])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
