@@ -46,8 +46,8 @@ class Buffer(NamedTuple):
     """A piece of memory.
 
     Attributes:
-        kind: ``input``, ``output``, ``const``, ``arena``, ``alias`` (a part of another buffer), or ``dynamic`` (a result of
-            control flow, allocated when it has finished).
+        kind: ``input``, ``output``, ``const``, ``arena``, ``alias`` (a part of another buffer), or ``dynamic`` (a result
+            of control flow, allocated when it has finished).
         dtype: element type.
         shape: symbolic shape.
         size: bytes; None where only the run tells.

@@ -1,6 +1,7 @@
 """Makes small artifacts by hand for the tests of the runtime: kernels in LLVM IR, plans as tables.
 
-Kernels follow the ABI of CPU kernels. Their work is split over threads by element, with the same result for any number of threads.
+Kernels follow the ABI of CPU kernels. Their work is split over threads by element, with the same result for any number
+of threads.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def _loop(name: str, typ: str, operands: int, body: str) -> str:
     return "\n".join(lines)
 
 
-# Kernels on thread 0: a sum, a check of an index, a comparison, the count and places of non-zero values, a fixed failure.
+# Kernels on thread 0: a sum, a check of an index, a comparison, the count and places of non-zero values, a fixed
+# failure.
 SERIAL = """
 define i32 @k_sum(ptr %buffers, ptr %params, i64 %tid, i64 %nthreads) {
 entry:
@@ -173,7 +175,7 @@ def kernel_source() -> str:
     return "\n".join(parts)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def code_object() -> bytes:
     """Object code of all kernels here and of dhc_run."""
     return compile_llvm(kernel_source(), with_executor=True)

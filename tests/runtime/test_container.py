@@ -239,7 +239,11 @@ def test_unusable_member_names_are_refused_when_writing() -> None:
 
 def test_sizes_beyond_4_gib_use_zip64(tmp_path: Path) -> None:
     big = 5 << 30
-    entries = [zip_layout.Entry("a", 10, 1), zip_layout.Entry("b", big, 2), zip_layout.Entry("c", 3, zlib.crc32(b"end"))]
+    entries = [
+        zip_layout.Entry("a", 10, 1),
+        zip_layout.Entry("b", big, 2),
+        zip_layout.Entry("c", 3, zlib.crc32(b"end")),
+    ]
     layout = zip_layout.lay_out(entries, b"comment")
     assert all(start % zip_layout.ALIGNMENT == 0 for start in layout.data)
     path = tmp_path / "sparse.zip"

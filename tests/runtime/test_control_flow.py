@@ -9,11 +9,13 @@ import pytest
 
 import dhc_runtime
 from dhc_runtime.errors import ArtifactError, ModelError, ShapeError
+
 from tests.runtime.artifacts import Plan
 
 
 def nonzero_plan(**bind: Any) -> Plan:
-    """Positions of non-zero values, doubled: an output whose size the data decides, and an arena buffer of that size."""
+    """Positions of non-zero values, doubled: an output whose size the data decides, and an arena buffer of that
+    size."""
     plan = Plan("N")
     x = plan.input("x", "f32", ["N"])
     places, count = plan.arena("i64", ["N"]), plan.arena("i64", [1])
@@ -158,7 +160,9 @@ def test_a_branch_uses_sizes_of_the_program_around_it() -> None:
     inner.kernel("k_double", [inner.input("x", "f32", ["N"]), y], ["N"])
     result = plan.output("y", "f32", ["N"])
     program = inner.program()
-    plan.item("if", **{"cond": c, "then": program, "else": program}, args_then=[x], args_else=[x], results=[result], bind=[])
+    plan.item(
+        "if", **{"cond": c, "then": program, "else": program}, args_then=[x], args_else=[x], results=[result], bind=[]
+    )
     session = dhc_runtime.load(plan.artifact(), threads=1)
     for n in (2, 5, 2):
         assert session.run(np.True_, np.ones(n, np.float32))["y"].tolist() == [2.0] * n
@@ -198,7 +202,9 @@ def test_counted_loop(threads: int) -> None:
     plan = Plan("N")
     t, x, k = plan.input("t", "i64", []), plan.input("x", "f32", ["N"]), plan.input("k", "f32", ["N"])
     result = plan.arena("f32", ["N"])
-    plan.item("loop", trip=t, cond=None, carried=[x], captures=[k], body=body().program(), results=[result], scans=[], bind=[])
+    plan.item(
+        "loop", trip=t, cond=None, carried=[x], captures=[k], body=body().program(), results=[result], scans=[], bind=[]
+    )
     plan.kernel("k_copy", [result, plan.output("y", "f32", ["N"])], ["N"])
     session = dhc_runtime.load(plan.artifact(), threads=threads)
     for n in (3, 10_000):
@@ -250,7 +256,11 @@ def test_scans_are_stacked(known: bool, axis: int, reverse: bool, kind: str) -> 
         result = session.run(np.int64(count), x_value, k_value)
         last, elements = expected(x_value, k_value, count)
         assert np.array_equal(result["y"], last)
-        wanted = np.stack(elements[::-1] if reverse else elements, axis) if elements else np.zeros((0, n) if axis == 0 else (n, 0))
+        wanted = (
+            np.stack(elements[::-1] if reverse else elements, axis)
+            if elements
+            else np.zeros((0, n) if axis == 0 else (n, 0))
+        )
         assert result["s"].shape == wanted.shape
         assert np.array_equal(result["s"], wanted)
 
@@ -292,7 +302,17 @@ def test_carried_values_may_grow() -> None:
     plan = Plan("N")
     t, x = plan.input("t", "i64", []), plan.input("x", "f32", ["N"])
     result = plan.output("y", "f32", ["K"])
-    plan.item("loop", trip=t, cond=None, carried=[x], captures=[], body=inner.program(), results=[result], scans=[], bind=[["K", 0, 0]])
+    plan.item(
+        "loop",
+        trip=t,
+        cond=None,
+        carried=[x],
+        captures=[],
+        body=inner.program(),
+        results=[result],
+        scans=[],
+        bind=[["K", 0, 0]],
+    )
     session = dhc_runtime.load(plan.artifact(), threads=1)
     x_value = np.arange(3, dtype=np.float32)
     for count in (0, 5, 2, 12):
@@ -324,9 +344,18 @@ def test_loops_inside_of_loops_and_branches() -> None:
     then = Plan("M")
     tx, ty = then.input("x", "f32", ["M"]), then.output("y", "f32", ["M"])
     one_then = then.const("one", "i64", np.array(1))
-    then.item("loop", trip=one_then, cond=None, carried=[tx], captures=[], body=program, results=[ty], scans=[], bind=[])
+    then.item(
+        "loop", trip=one_then, cond=None, carried=[tx], captures=[], body=program, results=[ty], scans=[], bind=[]
+    )
     y = plan.output("y", "f32", ["N"])
-    plan.item("if", **{"cond": true, "then": then.program(), "else": then.program()}, args_then=[x], args_else=[x], results=[y], bind=[])
+    plan.item(
+        "if",
+        **{"cond": true, "then": then.program(), "else": then.program()},
+        args_then=[x],
+        args_else=[x],
+        results=[y],
+        bind=[],
+    )
     del one
     session = dhc_runtime.load(plan.artifact(), threads=2)
     for n in (3, 9000):
@@ -392,7 +421,9 @@ def test_a_loop_that_never_ends_is_refused_at_load() -> None:
     going, bx = inner.input("c", "bool", []), inner.input("x", "f32", ["M"])
     inner.item("copy", **{"from": going, "to": inner.output("going", "bool", [])})
     inner.item("copy", **{"from": bx, "to": inner.output("y", "f32", ["M"])})
-    plan.item("loop", trip=None, cond=None, carried=[x], captures=[], body=inner.program(), results=[y], scans=[], bind=[])
+    plan.item(
+        "loop", trip=None, cond=None, carried=[x], captures=[], body=inner.program(), results=[y], scans=[], bind=[]
+    )
     with pytest.raises(ArtifactError, match="never end"):
         dhc_runtime.load(plan.artifact(), threads=1)
 

@@ -15,6 +15,7 @@ from dhc_runtime.code_object import CodeObject
 from dhc_runtime.cpu_features import host_arch
 from dhc_runtime.elf import ElfObject
 from dhc_runtime.errors import ArtifactError
+
 from tests.runtime.artifacts import compile_llvm
 
 SOURCE = """
@@ -203,7 +204,7 @@ def test_memory_is_never_writable_and_executable() -> None:
 
 def test_only_allowed_symbols() -> None:
     source = "declare i32 @system(ptr)\ndefine i32 @f(ptr %p) {\n %r = call i32 @system(ptr %p)\n ret i32 %r\n}"
-    with pytest.raises(ArtifactError, match="'system'.*not among the functions"):
+    with pytest.raises(ArtifactError, match=r"'system'.*not among the functions"):
         CodeObject(compile_llvm(source))
 
 
@@ -217,7 +218,8 @@ def test_a_missing_function_is_named() -> None:
     [
         ("@t = thread_local global i64 1\ndefine ptr @f() {\n ret ptr @t\n}", "thread-local"),
         (
-            "@llvm.global_ctors = appending global [1 x { i32, ptr, ptr }] [{ i32, ptr, ptr } { i32 1, ptr @f, ptr null }]\n"
+            "@llvm.global_ctors = appending global [1 x { i32, ptr, ptr }] "
+            "[{ i32, ptr, ptr } { i32 1, ptr @f, ptr null }]\n"
             "define void @f() {\n ret void\n}",
             "code to run at load",
         ),

@@ -17,6 +17,7 @@ import pytest
 import dhc_runtime
 from dhc_runtime import native_segment
 from dhc_runtime.errors import ModelError
+
 from tests.runtime.artifacts import Plan, chain
 
 
