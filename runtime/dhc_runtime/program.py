@@ -46,7 +46,7 @@ class Buffer(NamedTuple):
     """A piece of memory.
 
     Attributes:
-        kind: ``input``, ``output``, ``const``, ``arena``, ``alias`` (a part of another buffer), or ``dynamic`` (a result
+        kind: ``input``, ``output``, ``const``, ``arena``, ``alias`` (part of another buffer), or ``dynamic`` (a result
             of control flow, allocated when it has finished).
         dtype: element type.
         shape: symbolic shape.
