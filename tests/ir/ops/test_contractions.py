@@ -68,7 +68,9 @@ def test_conv_transpose_agrees_with_onnxruntime(seed: int) -> None:
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("shapes", [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 1)), ((0, 2, 3), (3, 2))])
+@pytest.mark.parametrize(
+    "shapes", [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 1)), ((0, 2, 3), (3, 2))]
+)
 def test_matmul_agrees_with_onnxruntime(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     rng = np.random.default_rng(0)
     operands = [_normal(rng, *s) for s in shapes]
