@@ -195,7 +195,7 @@ def prepare(
     code = registry.emit(spec, described)
     held |= {"out": out, "scratch": aligned((code.scratch_per_thread * nthreads,), np.uint8)}
     loaded = LoadedObject(targets.compile_ir([code.ir, executor_ir.executor_ir(described)], described))
-    steps = StepList(loaded, code.name, [held[name].ctypes.data for name in code.buffers], params)
+    steps = StepList(loaded, code.name, [held[name].ctypes.data for name in code.buffers], [*params, *code.constants])
     steps.held = held  # type: ignore[attr-defined]  # the addresses stay valid as long as the list lives
     return steps, out, plain, flops
 

@@ -74,7 +74,7 @@ def _finish(
     params: Sequence[Dim],
 ) -> PlannedContraction:  # fmt: skip
     code = generators.emit(spec, target)
-    return PlannedContraction(code, (*operands, *planned.operands), tuple(params), planned)
+    return PlannedContraction(code, (*operands, *planned.operands), (*params, *code.constants), planned)
 
 
 def _plan_window(

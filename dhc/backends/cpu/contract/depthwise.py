@@ -9,7 +9,7 @@ weights are used as they are.
 from __future__ import annotations
 
 from dhc.backends.cpu.contract.copying import emit_copy_row
-from dhc.backends.cpu.contract.spec import ConvSpec, KernelCode, kernel_name
+from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, finished
 from dhc.backends.cpu.contract.tile import ResultWriter, even_share
 from dhc.backends.cpu.contract.window import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Module, Value
@@ -18,6 +18,8 @@ from dhc.backends.cpu.target import CpuTarget
 # Taps in y and x are unrolled; larger windows take the general path.
 MOST_TAPS = 81
 _X_BLOCK = 512
+# Constant parameters after PARAMS: kept out of the code so that one kernel serves many layers.
+CONSTANTS = ("in_channels", "multiplier", "pad_z", "pad_y", "pad_x")
 
 
 def is_depthwise(spec: ConvSpec) -> bool:
@@ -31,7 +33,7 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
 
     The weights are the plain ``[OC, 1, k...]`` array.
     """
-    module = Module(target, kernel_name(spec, target))
+    module = Module(target, KERNEL)
     item, lanes = ITEM_BYTES[spec.dtype], target.lanes(spec.dtype)
     kernel, stride = spec.padded(spec.kernel, 1), spec.padded(spec.stride, 1)
     dilation, pad = spec.padded(spec.dilation, 1), spec.padded(spec.pad_begin, 0)
@@ -69,7 +71,8 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, stride[2])
 
     f = module.kernel(module.name)
-    names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
+    names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
+    in_channels, multiplier, pad_z, pad_y, pad_x = (names[name] for name in CONSTANTS)
     tid, nthreads = f.argument("tid"), f.argument("nthreads")
     source, weight = f.pointer_argument(0), f.pointer_argument(1)
     scratch = f.at(f.pointer_argument(out_at + 1), tid * scratch_bytes)
@@ -86,16 +89,16 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     r_size = f.value(f.maximum(f.minimum(r_size, f.ceildiv(out_h, tile_rows) * tile_rows), 1))
     r_blocks = f.value(f.ceildiv(out_h, r_size))
     plane_pitch = row_pitch * ((r_size - 1) * stride[1] + span_y)
-    multiplier = spec.out_channels // spec.groups
-    begin, end = even_share(f, names["batch"] * spec.out_channels * out_d * r_blocks * x_blocks, tid, nthreads)
+    out_channels = in_channels * multiplier
+    begin, end = even_share(f, names["batch"] * out_channels * out_d * r_blocks * x_blocks, tid, nthreads)
     last_copied = f.variable("i64", -1)
     with f.loop(begin, end) as unit:
         # Output channels of one input channel are neighbours, so that they share a copy.
-        copy_key, sub = (unit // multiplier, unit % multiplier) if multiplier > 1 else (unit, f.const(0))
+        copy_key, sub = unit // multiplier, unit % multiplier
         x_block, rest = copy_key % x_blocks, copy_key // x_blocks
         r_block, rest = rest % r_blocks, rest // r_blocks
         z_out, rest = rest % out_d, rest // out_d
-        channel_in, image = rest % spec.in_channels, rest // spec.in_channels
+        channel_in, image = rest % in_channels, rest // in_channels
         channel = channel_in * multiplier + sub
         x_first, r_first = x_block * x_size, r_block * r_size
         x_count = f.value(f.minimum(x_size, out_w - x_first))
@@ -104,18 +107,18 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         with f.if_(last_copied.get().equals(copy_key).equals(0)):
             last_copied.set(copy_key)
             row_total = (r_count - 1) * stride[1] + span_y
-            y_first = r_first * stride[1] - pad[1]
+            y_first = r_first * stride[1] - pad_y
             # Rows of the slab: [0, above) before the input, [above, below) in it, [below, rows) after it.
             above = f.value(f.minimum(row_total, f.maximum(0, 0 - y_first)))
             below = f.value(f.maximum(above, f.minimum(row_total, in_h - y_first)))
             with f.loop(0, kernel[0]) as kz:
-                z = z_out * stride[0] + kz * dilation[0] - pad[0]
+                z = z_out * stride[0] + kz * dilation[0] - pad_z
                 inside = (z >= 0) & (z < in_d)
                 width = f.select(inside, in_w, 0)
-                start = f.select(inside, (channel_in + image * spec.in_channels) * in_d + z, 0) * in_h
+                start = f.select(inside, (channel_in + image * in_channels) * in_d + z, 0) * in_h
                 slab = f.at(scratch, kz * plane_pitch)
                 for i, residue in enumerate(residues):
-                    first = x_first * stride[2] + (residue - pad[2])
+                    first = x_first * stride[2] - pad_x + residue
                     to = f.at(slab, part * i) if i else slab
                     for low, high, some in (
                         (f.const(0), above, f.const(0)),
@@ -137,7 +140,7 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                             ],
                         )
 
-        place0 = (((image * spec.out_channels + channel) * out_d + z_out) * out_h + r_first) * out_w + x_first
+        place0 = (((image * out_channels + channel) * out_d + z_out) * out_h + r_first) * out_w + x_first
         channel_weight = f.at(weight, channel * (kernel[0] * kernel[1] * kernel[2] * item))
         r = f.variable("i64", 0)
         for rows_now in row_choices:
@@ -164,7 +167,8 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                         x.set(x.get() + vectors * lanes)
                 r.set(r.get() + rows_now)
     f.ret(0)
-    return KernelCode(module.name, module.text(), tuple(buffers), PARAMS, scratch_bytes)
+    constants = (spec.in_channels, spec.out_channels // spec.in_channels, *pad)
+    return finished(module, target, "depthwise", buffers, PARAMS, scratch_bytes, constants)
 
 
 def _emit_tile(

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dhc.backends.cpu.contract.spec import KernelCode, MatmulSpec, kernel_name
+from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, load_lanes, tile_shape
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -152,7 +152,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     Buffers: ``a``, ``b``, [``bias``], [``epilogue0``...], ``out``, ``scratch``. Parameters: :data:`PARAMS`; batch
     strides are in elements, 0 broadcasts; ``out`` is contiguous over (batch0, batch1, batch2, m, n).
     """
-    module = Module(target, kernel_name(spec, target))
+    module = Module(target, KERNEL)
     item, shape = ITEM_BYTES[spec.dtype], tile_shape(target, spec.dtype)
     columns = shape.columns
     pack_bytes = target.l2_bytes // 2
@@ -328,4 +328,4 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                 over_panels(rows, row.get())
                 row.set(row.get() + rows)
     f.ret(0)
-    return KernelCode(module.name, module.text(), tuple(buffers), PARAMS, 0 if spec.packed_b else pack_bytes)
+    return finished(module, target, "matmul", buffers, PARAMS, 0 if spec.packed_b else pack_bytes)

@@ -1,21 +1,22 @@
 """What a contraction kernel computes, as frozen plain data, and what a generator returns.
 
-Specs hold what is fixed at compile time; sizes that are not in a spec are run-time parameters of the kernel. The
-canonical text of spec and target together is hashed into the kernel's name: equal names mean equal code.
+Specs hold what is fixed at compile time; sizes that are not in a spec are run-time parameters of the kernel. Much of a
+spec reaches the kernel as constant parameters too, so that many layers share one kernel. A kernel's name is a hash of
+its code and target: equal names mean equal code.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dhc_runtime.errors import UsageError
 
 from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.llvm.builder import Module
 from dhc.backends.cpu.target import CpuTarget
 
-# Part of every kernel's hash: raise it when generated code changes in a way that specs do not show.
-GENERATOR_VERSION = 1
 DTYPES = ("f32", "f64")
 
 
@@ -31,6 +32,7 @@ class KernelCode:
         params: names of the run-time sizes in their order.
         scratch_per_thread: bytes of scratch memory for each thread; the ``scratch`` buffer holds this times the number
             of threads and is 64-byte aligned.
+        constants: values that the caller appends to the run-time sizes: what the spec fixes and the code leaves open.
     """
 
     name: str
@@ -38,6 +40,7 @@ class KernelCode:
     buffers: tuple[str, ...]
     params: tuple[str, ...]
     scratch_per_thread: int
+    constants: tuple[int, ...] = ()
 
 
 def _check_dtype(dtype: str) -> None:
@@ -162,8 +165,22 @@ class ConvTransposeSpec(_WindowSpec):
 Spec = MatmulSpec | ConvSpec | ConvTransposeSpec
 
 
-def kernel_name(spec: Spec, target: CpuTarget) -> str:
-    """The symbol of a kernel: a hash of all that decides its code."""
-    content = f"{GENERATOR_VERSION}\n{spec.text()}\n{target.text()}"
-    stem = {MatmulSpec: "matmul", ConvSpec: "conv", ConvTransposeSpec: "conv_transpose"}[type(spec)]
-    return f"{stem}_{hashlib.sha256(content.encode()).hexdigest()[:20]}"
+# Name of the kernel while it is being written; :func:`finished` replaces it by a content hash.
+KERNEL = "dhc_kernel"
+
+
+def finished(
+    module: Module,
+    target: CpuTarget,
+    stem: str,
+    buffers: Sequence[str],
+    params: Sequence[str],
+    scratch_per_thread: int,
+    constants: Sequence[int] = (),
+) -> KernelCode:
+    """Names a kernel after its content: specs that lead to the same code share one kernel."""
+    text = module.text()
+    digest = hashlib.sha256(f"{target.text()}\n{text}".encode()).hexdigest()[:20]
+    name = f"{stem}_{digest}"
+    ir = text.replace(f"@{KERNEL}(", f"@{name}(")
+    return KernelCode(name, ir, tuple(buffers), tuple(params), scratch_per_thread, tuple(constants))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.copying import emit_copy_row
-from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, kernel_name
+from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, ConvTransposeSpec, KernelCode, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, row_tiles, tile_shape
 from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -32,6 +32,23 @@ if TYPE_CHECKING:
     import numpy as np
 
 PARAMS = ("batch", "in_d", "in_h", "in_w", "out_d", "out_h", "out_w")
+# What follows PARAMS is known at compile time, but kept out of the code so that one kernel serves many layers:
+# these, then six values for each phase, then three displacements for each copied row of each phase.
+CONSTANTS = (
+    "groups",
+    "in_channels",  # of a group
+    "out_channels",  # of a group
+    "taps",  # of all phases
+    "larger_tiles",
+    "smaller_tiles",
+    "scratch_bytes",
+    "in_stride_z",
+    "in_stride_y",
+    "out_stride_z",
+    "out_stride_y",
+    "flatten",
+    "phases",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,7 @@ class Plan:
     out_stride: tuple[int, int, int]
     shape: TileShape
     tiles: tuple[tuple[int, int], ...]
+    row_counts: tuple[int, ...]  # of the tile functions: the tiles' rows, or one fewer
     tap_offsets: tuple[int, ...]  # of the x taps within a copied row, in elements; (0,) when each tap has its own row
 
     @property
@@ -81,8 +99,11 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
     rows = spec.out_channels // spec.groups
     shape = tile_shape(target, spec.dtype, rows)
     tiles = row_tiles(rows, shape.rows)
+    row_counts: tuple[int, ...] = ()
     if tiles:
         shape = TileShape(tiles[0][0], shape.vectors, shape.lanes)
+        # Both functions also where one would do: kernels of more layers are then the same.
+        row_counts = (tiles[0][0], tiles[0][0] - 1) if rows >= tile_shape(target, spec.dtype).rows else (rows,)
     if isinstance(spec, ConvSpec):
         axes = [
             Axis(tuple(range(k)), tuple(t * d - p for t in range(k)), 0)
@@ -91,7 +112,7 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
         phases: tuple[Phase, ...] = (Phase(*axes),)
         wide = not spec.narrow and stride[2] == 1 and 1 < kernel[2] <= 16 and dilation[2] * (kernel[2] - 1) <= 64
         offsets = tuple(t * dilation[2] for t in range(kernel[2])) if wide else (0,)
-        return Plan(phases, stride, (1, 1, 1), shape, tiles, offsets)
+        return Plan(phases, stride, (1, 1, 1), shape, tiles, row_counts, offsets)
     choices = []
     for k, s, d, p in zip(kernel, stride, dilation, pad, strict=True):
         axis = []
@@ -100,7 +121,7 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
             axis.append(Axis(taps, tuple((first + p - t * d) // s for t in taps), first))
         choices.append(axis)
     phases = tuple(Phase(*axes) for axes in itertools.product(*choices))
-    return Plan(phases, (1, 1, 1), stride, shape, tiles, (0,))
+    return Plan(phases, (1, 1, 1), stride, shape, tiles, row_counts, (0,))
 
 
 def pack_weights(
@@ -142,26 +163,26 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     """Generates the kernel of a convolution or transposed convolution.
 
     Buffers: ``input``, ``weight`` (packed by :func:`pack_weights`), [``bias``], [``epilogue0``...], ``out``,
-    ``scratch``. Parameters: :data:`PARAMS`, missing leading dimensions are 1.
+    ``scratch``. Parameters: :data:`PARAMS`, missing leading dimensions are 1, then the code's ``constants``.
     """
     plan = make_plan(spec, target)
-    module = Module(target, kernel_name(spec, target))
+    module = Module(target, KERNEL)
     item, shape, lanes = ITEM_BYTES[spec.dtype], plan.shape, plan.shape.lanes
     columns = shape.columns
-    groups, ins, outs = spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    ins_fixed = spec.in_channels // spec.groups
     inner_taps = len(plan.tap_offsets)
     copies = max(phase.taps for phase in plan.phases) // inner_taps
     span = max(plan.tap_offsets)
 
     # Scratch memory of a thread: half the second-level cache, or what one vector tile needs when that is more.
     slack = columns + span + 2 * lanes
-    least = ins * copies * _odd_lines(columns + span + lanes, item) + slack
-    budget = max(target.l2_bytes // 2 // item, least, ins * copies * (64 + 24) + slack)
+    least = ins_fixed * copies * _odd_lines(columns + span + lanes, item) + slack
+    budget = max(target.l2_bytes // 2 // item, least, ins_fixed * copies * (64 + 24) + slack)
     scratch_bytes = -(-budget * item // 64) * 64
 
     offsets = tuple(offset * item for offset in plan.tap_offsets)
     accumulate = {}
-    for rows, _ in plan.tiles:
+    for rows in plan.row_counts:
         for vectors in sorted({shape.vectors, 1}):
             accumulate[rows, vectors] = emit_accumulate(
                 module,
@@ -197,60 +218,39 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     )
     copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, plan.in_stride[2])
 
-    # Tables: taps as (dz, dy, dx) for each copied row, and for each phase where its taps, weights and outputs are.
-    taps: list[int] = []
-    phases: list[int] = []
-    weight_at = 0
-    for phase in plan.phases:
-        xs = phase.x.displacements[:1] if plan.wide else phase.x.displacements
-        rows_of_phase = list(itertools.product(phase.z.displacements, phase.y.displacements, xs))
-        phases += [
-            len(taps) // 3,
-            len(rows_of_phase),
-            weight_at,
-            phase.z.out_first,
-            phase.y.out_first,
-            phase.x.out_first,
-        ]
-        taps += [value for row in rows_of_phase for value in row]
-        weight_at += outs * ins * phase.taps
-    tap_table = module.table("taps", taps or [0])
-    phase_table = module.table("phases", phases)
-    group_weights = weight_at
-
     f = module.kernel(module.name)
-    names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
+    names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
+    phases_at = len(names)
+    taps_at = names["phases"] * 6 + phases_at
+    groups, ins, outs = names["groups"], names["in_channels"], names["out_channels"]
+    in_strides: tuple[Int, ...] = (names["in_stride_z"], names["in_stride_y"], plan.in_stride[2])
+    out_strides: tuple[Int, ...] = (names["out_stride_z"], names["out_stride_y"], plan.out_stride[2])
     tid, nthreads = f.argument("tid"), f.argument("nthreads")
     source, weight = f.pointer_argument(0), f.pointer_argument(1)
-    scratch = f.at(f.pointer_argument(out_at + 1), tid * scratch_bytes)
+    scratch = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
     sums = f.stack(shape.rows * columns * item)
     in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
     out_d, out_h, out_w = names["out_d"], names["out_h"], names["out_w"]
-    pointwise = (
-        isinstance(spec, ConvSpec) and set(spec.kernel) == {1} and set(spec.stride) == {1} and not any(spec.pad_begin)
-    )
-    if pointwise:
-        # Without neighbours the whole map is one row. An output beyond the input (end pads) has no such shortcut.
-        flat = in_d.equals(out_d) & in_h.equals(out_h) & in_w.equals(out_w)
-        in_w, out_w = (f.select(flat, d * h * w, w) for d, h, w in ((in_d, in_h, in_w), (out_d, out_h, out_w)))
-        in_d, in_h, out_d, out_h = (f.select(flat, 1, size) for size in (in_d, in_h, out_d, out_h))
+    # Without neighbours the whole map is one row. An output beyond the input (end pads) has no such shortcut.
+    flat = names["flatten"].equals(1) & in_d.equals(out_d) & in_h.equals(out_h) & in_w.equals(out_w)
+    in_w, out_w = (f.select(flat, d * h * w, w) for d, h, w in ((in_d, in_h, in_w), (out_d, out_h, out_w)))
+    in_d, in_h, out_d, out_h = (f.select(flat, 1, size) for size in (in_d, in_h, out_d, out_h))
     in_plane, out_plane = in_d * in_h * in_w, out_d * out_h * out_w
-    tile_total = sum(count for _, count in plan.tiles)
+    tile_total = names["larger_tiles"] + names["smaller_tiles"]
 
-    with f.loop(0, len(plan.phases)) as phase_index:
-        entry = [f.table_item(phase_table, phase_index * 6 + i) for i in range(6)]
-        first_tap, tap_count, phase_weight, first_z, first_y, first_x = entry
+    with f.loop(0, names["phases"]) as phase_index:
+        entry = [f.parameter(phase_index * 6 + (phases_at + i)) for i in range(6)]
+        first_tap, tap_count, taps_before, first_z, first_y, first_x = entry
+        phase_weight = taps_before * ins * outs
         size = [
             f.value(f.maximum(0, f.ceildiv(out - first, stride)))
-            for out, first, stride in zip(
-                (out_d, out_h, out_w), (first_z, first_y, first_x), plan.out_stride, strict=True
-            )
+            for out, first, stride in zip((out_d, out_h, out_w), (first_z, first_y, first_x), out_strides, strict=True)
         ]
         t_rows, t_h, t_w = size[0] * size[1], size[1], size[2]
         copied_rows = f.value(f.maximum(tap_count * ins, 1))
 
         # Blocks of x columns and rows that fit the scratch memory, evened out over the threads.
-        room = f.const(budget - slack) // copied_rows
+        room = (names["scratch_bytes"] // item - slack) // copied_rows
         row_room = room - (lanes + 2 * (64 // item))
         x_most = f.value(f.maximum(columns, (f.value(f.minimum(row_room, 2048)) - span) // columns * columns))
         x_blocks = f.value(f.ceildiv(t_w, x_most))
@@ -268,8 +268,8 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         pitch = _odd_lines_value(filled, item)
         blocks = names["batch"] * groups * r_blocks * x_blocks
         even = (blocks % nthreads).equals(0) | (blocks >= nthreads * 8)
-        splits = f.select(even, 1, f.minimum(nthreads, max(tile_total, 1)))
-        contiguous = x_blocks.equals(1) if not plan.wide and plan.out_stride == (1, 1, 1) else None
+        splits = f.select(even, 1, f.minimum(nthreads, f.maximum(tile_total, 1)))
+        contiguous = x_blocks.equals(1) if not plan.wide and isinstance(spec, ConvSpec) else None
         begin, end = even_share(f, blocks * splits, tid, nthreads)
         last_copied = f.variable("i64", -1)
 
@@ -284,13 +284,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 
             with f.if_(last_copied.get().equals(block).equals(0)):
                 last_copied.set(block)
-                channel0 = f.at(source, (image * spec.in_channels + group * ins) * in_plane * item)
+                channel0 = f.at(source, (image * groups + group) * ins * in_plane * item)
                 with f.loop(0, tap_count) as tap:
-                    dz, dy, dx = (f.table_item(tap_table, (first_tap + tap) * 3 + i) for i in range(3))
+                    dz, dy, dx = (f.parameter(taps_at + ((first_tap + tap) * 3 + i)) for i in range(3))
                     with f.loop(0, r_count) as r:
                         position = r_first + r
-                        z = (position // t_h) * plan.in_stride[0] + dz
-                        y = (position % t_h) * plan.in_stride[1] + dy
+                        z = (position // t_h) * in_strides[0] + dz
+                        y = (position % t_h) * in_strides[1] + dy
                         inside = (z >= 0) & (z < in_d) & (y >= 0) & (y < in_h)
                         # A row outside the input is a row of which no column is inside.
                         width = f.select(inside, in_w, 0)
@@ -301,7 +301,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                                 f.at(channel0, start),
                                 in_plane * item,
                                 ins,
-                                x_first * plan.in_stride[2] + dx,
+                                x_first * in_strides[2] + dx,
                                 width,
                                 x_count + span,
                                 f.at(scratch, (tap * pitch + r * pitch_row) * item),
@@ -316,9 +316,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 run_row = f.select(contiguous, whole, x_count)
                 run_pitch = f.select(contiguous, whole, pitch_row)
             tile_begin, tile_end = even_share(f, tile_total, split, splits)
-            group_weight = f.at(weight, (group * group_weights + phase_weight) * item)
+            group_weight = f.at(weight, (group * names["taps"] * ins * outs + phase_weight) * item)
             steps = tap_count * ins
-            out_image = (image * spec.out_channels + group * outs) * out_plane
+            out_image = (image * groups + group) * outs * out_plane
 
             def column_tiles(
                 rows: int,
@@ -351,9 +351,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                         def write() -> None:
                             count = f.value(f.minimum(left, stop - at.get()))
                             position = r_first + r.get()
-                            z = (position // t_h) * plan.out_stride[0] + first[0]
-                            y = (position % t_h) * plan.out_stride[1] + first[1]
-                            column = (x_first + x.get()) * plan.out_stride[2] + first[2]
+                            z = (position // t_h) * out_strides[0] + first[0]
+                            y = (position % t_h) * out_strides[1] + first[1]
+                            column = (x_first + x.get()) * out_strides[2] + first[2]
                             place = out_image + row * out_plane + (z * out_h + y) * out_w + column
                             f.call(
                                 store,
@@ -391,15 +391,38 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                     run(q.get(), 1)
                     q.set(q.get() + lanes)
 
-            first_tile, first_row = 0, 0
-            for rows, count in plan.tiles:
+            first_tile: Int = 0
+            first_row: Int = 0
+            for rows, name in zip(plan.row_counts, ("larger_tiles", "smaller_tiles"), strict=False):
                 low = f.maximum(tile_begin, first_tile)
-                high = f.minimum(tile_end, first_tile + count)
+                high = f.minimum(tile_end, first_tile + names[name])
                 with f.loop(low, high) as index:
                     column_tiles(rows, (index - first_tile) * rows + first_row)
-                first_tile, first_row = first_tile + count, first_row + rows * count
+                first_tile, first_row = first_tile + names[name], first_row + names[name] * rows
     f.ret(0)
-    return KernelCode(module.name, module.text(), tuple(buffers), PARAMS, scratch_bytes)
+    return finished(module, target, "conv", buffers, PARAMS, scratch_bytes, _constants(spec, plan, scratch_bytes))
+
+
+def _constants(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch_bytes: int) -> tuple[int, ...]:
+    """The values of :data:`CONSTANTS` and the tables behind them."""
+    counts = [count for _, count in plan.tiles] + [0, 0]
+    pointwise = (
+        isinstance(spec, ConvSpec) and set(spec.kernel) == {1} and set(spec.stride) == {1} and not any(spec.pad_begin)
+    )
+    values = [spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups]
+    values += [sum(phase.taps for phase in plan.phases), *counts[:2], scratch_bytes, *plan.in_stride[:2]]
+    values += [*plan.out_stride[:2], int(pointwise), len(plan.phases)]
+    phases: list[int] = []
+    displacements: list[int] = []
+    taps_before = 0
+    for phase in plan.phases:
+        xs = phase.x.displacements[:1] if plan.wide else phase.x.displacements
+        rows = list(itertools.product(phase.z.displacements, phase.y.displacements, xs))
+        phases += [len(displacements) // 3, len(rows), taps_before]
+        phases += [phase.z.out_first, phase.y.out_first, phase.x.out_first]
+        displacements += [value for row in rows for value in row]
+        taps_before += phase.taps
+    return (*values, *phases, *displacements)
 
 
 def _odd_lines(elements: int, item: int) -> int:

@@ -142,18 +142,11 @@ class Module:
     def __init__(self, target: CpuTarget, name: str) -> None:
         self.target, self.name = target, name
         self.declarations: dict[str, str] = {}
-        self.tables: list[str] = []
         self.functions: list[Function] = []
 
     def declare(self, name: str, result: str, arguments: Sequence[str]) -> str:
         """Declares an external function or intrinsic once; returns ``@name``."""
         self.declarations.setdefault(name, f"declare {result} @{name}({', '.join(arguments)})")
-        return f"@{name}"
-
-    def table(self, name: str, values: Sequence[int]) -> str:
-        """Adds a constant array of ``i64``; returns ``@name``."""
-        items = ", ".join(f"i64 {value}" for value in values)
-        self.tables.append(f"@{name} = internal constant [{len(values)} x i64] [{items}], align 8")
         return f"@{name}"
 
     def function(
@@ -171,7 +164,7 @@ class Module:
     def text(self) -> str:
         """The module's IR."""
         bits = self.target.vector_bits
-        parts = [f'target triple = "{self.target.triple}"', *self.tables]
+        parts = [f'target triple = "{self.target.triple}"']
         parts += [function.text() for function in self.functions]
         parts += [self.declarations[name] for name in sorted(self.declarations)]
         width = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
@@ -365,17 +358,13 @@ class Function:
         ref = offset.ref if isinstance(offset, Value) else str(offset)
         return self.emit("ptr", f"getelementptr i8, ptr {pointer.ref}, i64 {ref}")
 
-    def table_item(self, table: str, index: Int) -> Value:
-        """Element ``index`` of a constant array of the module."""
-        return self.load("i64", self.at(Value(self, "ptr", table), index * 8), 8)
-
     def pointer_argument(self, index: int) -> Value:
         """Operand buffer ``index`` of a kernel."""
         return self.load("ptr", self.at(self.argument("buffers"), 8 * index), 8)
 
-    def parameter(self, index: int) -> Value:
+    def parameter(self, index: Int) -> Value:
         """Run-time parameter ``index`` of a kernel."""
-        return self.load("i64", self.at(self.argument("params"), 8 * index), 8)
+        return self.load("i64", self.at(self.argument("params"), index * 8), 8)
 
     def load(self, type_: str, pointer: Value, align: int) -> Value:
         """Loads a value."""

@@ -59,9 +59,13 @@ class Guarded:
 
 @functools.cache
 def compiled(spec, target_name):
-    described = targets.target(target_name)
-    code = registry.emit(spec, described)
-    return code, LoadedObject(targets.compile_ir(code.ir, described)).kernel(code.name)
+    code = registry.emit(spec, targets.target(target_name))
+    return code, loaded(code.name, code.ir, target_name)
+
+
+@functools.cache
+def loaded(name, ir, target_name):
+    return LoadedObject(targets.compile_ir(ir, targets.target(target_name))).kernel(name)
 
 
 def run(spec, target_name, operands, params, out_shape, nthreads=1):
@@ -74,7 +78,9 @@ def run(spec, target_name, operands, params, out_shape, nthreads=1):
     held["scratch"] = Guarded((code.scratch_per_thread * nthreads // 8,), np.float64)
     held["scratch"].array[...] = np.nan
     assert set(code.buffers) <= set(held)
-    bound = kernel.bind([held[name].address for name in code.buffers], [params[name] for name in code.params])
+    bound = kernel.bind(
+        [held[name].address for name in code.buffers], [*(params[name] for name in code.params), *code.constants]
+    )
     status = [None] * nthreads
 
     def work(tid):
@@ -365,6 +371,19 @@ def test_names_are_content_hashes():
     names += [registry.emit(SPECS[0], targets.target("x86-64")).name]
     names += [registry.emit(MatmulSpec(epilogue=epilogue), described).name for epilogue in EPILOGUES[1:3]]
     assert len(set(names)) == len(names)
+
+
+def test_layers_of_other_sizes_share_a_kernel():
+    described = targets.target("x86-64-v4")
+    first = registry.emit(ConvSpec(64, 128, (3, 3), pad_begin=(1, 1), bias=True, narrow=True), described)
+    for spec in (
+        ConvSpec(512, 512, (3, 3), pad_begin=(1, 1), bias=True, narrow=True),
+        ConvSpec(130, 256, (1, 1), bias=True),
+        ConvSpec(64, 256, (5, 5), dilation=(2, 1), bias=True, groups=2, narrow=True),
+    ):
+        other = registry.emit(spec, described)
+        assert (other.name, other.ir) == (first.name, first.ir)
+        assert other.constants != first.constants
 
 
 def test_specs_reject_what_makes_no_sense():
