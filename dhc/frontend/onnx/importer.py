@@ -91,7 +91,7 @@ class Importer:
         if self.model.producer_name:
             graph.metadata["producer"] = self.model.producer_name
         scope = Scope(graph)
-        self._initializers(proto, scope)
+        self.import_initializers(proto, scope)
         names = [v.name for v in proto.input if v.name not in scope.names]
         unknown = sorted(set(shapes) - set(names))
         if unknown:
@@ -101,7 +101,7 @@ class Importer:
                 type_ = self._input_type(info, graph, shapes.get(info.name))
                 scope.names[info.name] = graph.add_input(info.name, type_)
         self.import_nodes(proto, scope)
-        self._outputs(proto, scope)
+        self.import_outputs(proto, scope)
         return graph
 
     def import_nodes(self, proto: Any, scope: Scope) -> None:
@@ -192,7 +192,8 @@ class Importer:
 
         inline_function(self, node, function, scope)
 
-    def _initializers(self, proto: Any, scope: Scope) -> None:
+    def import_initializers(self, proto: Any, scope: Scope) -> None:
+        """Makes the initializers of a GraphProto known in a scope."""
         for tensor in proto.initializer:
             if not tensor.name or tensor.name in scope.names:
                 raise ModelError(f"initializer {tensor.name!r} is unnamed or defined twice", where=self.source)
@@ -242,7 +243,8 @@ class Importer:
             return OptionalType(self.convert_type(proto.optional_type.elem_type, graph, name))
         raise ModelError(f"value {name!r} has no type that dhc knows", where=self.source)
 
-    def _outputs(self, proto: Any, scope: Scope) -> None:
+    def import_outputs(self, proto: Any, scope: Scope) -> None:
+        """Returns the outputs of a GraphProto from the graph of a scope."""
         for info in proto.output:
             found = scope.find(info.name)
             if found is None:

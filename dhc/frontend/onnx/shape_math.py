@@ -31,8 +31,8 @@ def fold_shapes(n: NodeContext) -> Known | None:
     if folder is None or not len(n):
         return None
     found = [n.scope.find(name) for name in n.proto.input if name]
-    if not any(isinstance(f, Known) for f in found):
-        return None  # plain constants are folded by the handlers' own nodes and the fold pass
+    if not any(isinstance(f, Known) or isinstance(f, np.ndarray) and f.dtype.kind in "iu" for f in found):
+        return None
     arrays: list[np.ndarray] = []
     for index in range(len(n)):
         if not n.has(index):

@@ -1,0 +1,184 @@
+"""Arithmetic, comparisons, logic and casts."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+from dhc.frontend.onnx.context import NodeContext
+from dhc.frontend.onnx.handlers import onnx_op
+from dhc.frontend.onnx.tensors import from_onnx_dtype
+from dhc.ir.dtypes import DType
+from dhc.ir.graph import Value
+
+_UNARY = {
+    "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh", "Atan": "atan",
+    "Atanh": "atanh", "BitwiseNot": "bit_not", "Ceil": "ceil", "Cos": "cos", "Cosh": "cosh", "Erf": "erf",
+    "Exp": "exp", "Floor": "floor", "IsNaN": "is_nan", "Log": "log", "Neg": "neg", "Not": "logical_not",
+    "Round": "round", "Sign": "sign", "Sin": "sin", "Sinh": "sinh", "Sqrt": "sqrt", "Tan": "tan", "Tanh": "tanh",
+}  # fmt: skip
+
+_BINARY = {
+    "Add": "add", "And": "logical_and", "BitwiseAnd": "bit_and", "BitwiseOr": "bit_or", "BitwiseXor": "bit_xor",
+    "Div": "div", "Equal": "eq", "Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le",
+    "Mul": "mul", "Or": "logical_or", "Sub": "sub", "Xor": "logical_xor",
+}  # fmt: skip
+
+
+@onnx_op(*_UNARY)
+def unary(n: NodeContext) -> Value:
+    """One operand, one result."""
+    return n.b.call(_UNARY[n.proto.op_type], n.value(0))
+
+
+@onnx_op(*_BINARY)
+def binary(n: NodeContext) -> Value:
+    """Two operands with broadcasting."""
+    return n.b.call(_BINARY[n.proto.op_type], n.value(0), n.value(1))
+
+
+@onnx_op("Reciprocal")
+def reciprocal(n: NodeContext) -> Value:
+    """1 / x."""
+    x = n.value(0)
+    return n.b.div(n.b.like(1, x), x)
+
+
+@onnx_op("IsInf")
+def is_inf(n: NodeContext) -> Value:
+    """Which infinities count is given by attributes."""
+    negative, positive = bool(n.attr("detect_negative", 1)), bool(n.attr("detect_positive", 1))
+    return n.b.is_inf(n.value(0), negative=negative, positive=positive)
+
+
+@onnx_op("Pow")
+def power(n: NodeContext) -> Value:
+    """The exponent may have another dtype; the result has the base's."""
+    base, exponent = n.value(0), n.value(1)
+    if base.dtype == exponent.dtype:
+        return n.b.pow(base, exponent)
+    if base.dtype.is_float or not exponent.dtype.is_float:
+        return n.b.pow(base, n.b.cast(exponent, dtype=base.dtype))
+    return n.b.cast(n.b.pow(n.b.cast(base, dtype=exponent.dtype), exponent), dtype=base.dtype)
+
+
+@onnx_op("Mod")
+def modulo(n: NodeContext) -> Value:
+    """Sign of the divisor, or of the dividend with ``fmod``."""
+    return n.b.call("fmod" if n.attr("fmod", 0) else "mod", n.value(0), n.value(1))
+
+
+@onnx_op("BitShift")
+def bit_shift(n: NodeContext) -> Value:
+    """Shift by as many bits as the second operand says."""
+    direction = n.require_attr("direction")
+    if direction not in ("LEFT", "RIGHT"):
+        n.invalid(f"direction is LEFT or RIGHT, not {direction!r}")
+    return n.b.call("shift_left" if direction == "LEFT" else "shift_right", n.value(0), n.value(1))
+
+
+@onnx_op("Max", "Min", "Sum")
+def variadic(n: NodeContext) -> Value:
+    """Any number of operands."""
+    name = {"Max": "maximum", "Min": "minimum", "Sum": "add"}[n.proto.op_type]
+    return reduce(lambda a, b: n.b.call(name, a, b), n.values())
+
+
+@onnx_op("Mean")
+def mean(n: NodeContext) -> Value:
+    """Element-wise mean of the operands."""
+    values = n.values()
+    return n.b.div(reduce(n.b.add, values), n.b.like(len(values), values[0]))
+
+
+@onnx_op("Where")
+def where(n: NodeContext) -> Value:
+    """Selection with broadcasting."""
+    return n.b.where(n.value(0), n.value(1), n.value(2))
+
+
+@onnx_op("Cast")
+def cast(n: NodeContext) -> Value:
+    """Conversion to the dtype of ``to``."""
+    return convert(n, n.value(0), from_onnx_dtype(n.require_attr("to"), str(n.location)))
+
+
+@onnx_op("CastLike")
+def cast_like(n: NodeContext) -> Value:
+    """Conversion to the dtype of the second operand."""
+    return convert(n, n.value(0), n.value(1).dtype)
+
+
+def convert(n: NodeContext, x: Value, dtype: DType) -> Value:
+    """A cast, saturating unless the node says otherwise."""
+    if x.dtype == dtype:
+        return x
+    return n.b.cast(x, dtype=dtype, saturate=bool(n.attr("saturate", 1)))
+
+
+@onnx_op("BitCast")
+def bit_cast(n: NodeContext) -> Value:
+    """The same bits as another dtype."""
+    return n.b.bitcast(n.value(0), dtype=from_onnx_dtype(n.require_attr("to"), str(n.location)))
+
+
+@onnx_op("Clip")
+def clip_attributes(n: NodeContext) -> Value:
+    """Bounds as attributes (before opset 11)."""
+    x = n.value(0)
+    low, high = n.attr("min"), n.attr("max")
+    return _clamp(n, x, None if low is None else n.b.like(low, x), None if high is None else n.b.like(high, x))
+
+
+@onnx_op("Clip", since=11)
+def clip(n: NodeContext) -> Value:
+    """Bounds as optional operands."""
+    return _clamp(n, n.value(0), n.optional(1), n.optional(2))
+
+
+def _clamp(n: NodeContext, x: Value, low: Value | None, high: Value | None) -> Value:
+    def scalar(v: Value) -> Value:
+        return v if v.type.rank == 0 else n.b.reshape(v, shape=())
+
+    if low is not None and high is not None:
+        return n.b.clamp(x, scalar(low), scalar(high))
+    if low is not None:
+        return n.b.maximum(x, scalar(low))
+    return x if high is None else n.b.minimum(x, scalar(high))
+
+
+@onnx_op("Identity")
+def identity(n: NodeContext) -> Any:
+    """The operand itself."""
+    return n.raw(0)
+
+
+@onnx_op("Dropout")
+def dropout(n: NodeContext) -> list[Value | None]:
+    """Inference keeps everything; the mask is all true."""
+    x = n.value(0)
+    if n.opset >= 12 and n.has(2):
+        training = n.const(2)
+        ratio = n.const(1) if n.has(1) else None
+        nothing_dropped = ratio is not None and float(ratio.reshape(-1)[0]) == 0.0
+        if (training is None or bool(training.reshape(-1)[0])) and not nothing_dropped:
+            n.unsupported("training mode is not supported when a model is imported", "export it for inference")
+    mask_dtype = "bool" if n.opset >= 10 else x.dtype
+    return [x, n.b.full(x.shape, 1, mask_dtype) if n.wants(1) else None]
+
+
+@onnx_op("PRelu")
+def prelu(n: NodeContext) -> Value:
+    """X where x >= 0, else slope * x."""
+    x, slope = n.value(0), n.value(1)
+    return n.b.where(n.b.lt(x, n.b.like(0, x)), n.b.mul(slope, x), x)
+
+
+@onnx_op("Swish")
+def swish(n: NodeContext) -> Value:
+    """X * sigmoid(alpha * x)."""
+    x = n.value(0)
+    alpha = n.attr("alpha", 1.0)
+    if alpha == 1.0:
+        return n.b.silu(x)
+    return n.b.mul(x, n.b.sigmoid(n.b.mul(x, n.b.like(alpha, x))))

@@ -1,0 +1,78 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dhc.frontend.onnx.context import NodeContext
+from dhc.frontend.onnx.families.windows import ceil_extra, window_attributes
+from dhc.frontend.onnx.handlers import onnx_op
+from dhc.ir.graph import Value
+from dhc.ir.symbols import Dim
+
+
+def _window(n: NodeContext) -> tuple[Value, dict[str, Any], tuple[Dim, ...]]:
+    x = n.value(0)
+    kernel = tuple(n.require_attr("kernel_shape"))
+    if len(kernel) != x.type.rank - 2:
+        n.invalid(f"kernel_shape {list(kernel)} does not fit a tensor of rank {x.type.rank}")
+    w = window_attributes(n, kernel, x.shape[2:])
+    extra = ceil_extra(n, w, x.shape[2:])
+    attrs = {
+        "kernel": w.kernel,
+        "strides": w.strides,
+        "dilations": w.dilations,
+        "pads_low": w.low,
+        "pads_high": tuple(h + e for h, e in zip(w.high, extra)),
+    }
+    return x, attrs, extra
+
+
+@onnx_op("MaxPool")
+def max_pool(n: NodeContext) -> Any:
+    """Largest element of each window, and where it was."""
+    x, attrs, _ = _window(n)
+    if not n.wants(1):
+        return n.b.call("max_pool", x, attrs=attrs)
+    if n.attr("storage_order", 0):
+        n.unsupported("column-major indices (storage_order = 1) are not supported")
+    return n.b.call("max_pool_indices", x, attrs=attrs)
+
+
+@onnx_op("AveragePool")
+def average_pool(n: NodeContext) -> Value:
+    """Mean of each window."""
+    x, attrs, extra = _window(n)
+    attrs["count_include_pad"] = bool(n.attr("count_include_pad", 0))
+    if any(not isinstance(e, int) for e in extra):
+        if attrs["count_include_pad"]:
+            n.unsupported("ceil_mode with count_include_pad needs known sizes", "fix the shape with --shape")
+        extra = (0,) * len(extra)
+    attrs["extra_high"] = extra
+    return n.b.call("avg_pool", x, attrs=attrs)
+
+
+@onnx_op("LpPool")
+def lp_pool(n: NodeContext) -> Value:
+    """p-norm of each window."""
+    x, attrs, _ = _window(n)
+    return n.b.call("lp_pool", x, attrs={**attrs, "p": n.attr("p", 2)})
+
+
+@onnx_op("GlobalAveragePool", "GlobalMaxPool")
+def global_pool(n: NodeContext) -> Value:
+    """One number per channel."""
+    x = n.value(0)
+    op = "reduce_mean" if n.proto.op_type == "GlobalAveragePool" else "reduce_max"
+    axes = list(range(2, x.type.rank))
+    return n.b.call(op, x, attrs={"axes": axes, "keepdims": True}) if axes else x
+
+
+@onnx_op("GlobalLpPool")
+def global_lp_pool(n: NodeContext) -> Value:
+    """p-norm of each channel."""
+    x = n.value(0)
+    p = n.attr("p", 2)
+    powered = n.b.pow(n.b.abs(x), n.b.like(p, x))
+    total = n.b.reduce_sum(powered, axes=list(range(2, x.type.rank)), keepdims=True)
+    return n.b.pow(total, n.b.like(1.0 / p, x))
