@@ -15,7 +15,6 @@ from dhc.ir import symbols
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import FLOATS, SUB_BYTE, DType, f32, f64, i8, i16, i32, u8, u16
 from dhc.ir.graph import Value
-from dhc.ir.inference import broadcast_dim
 from dhc.ir.kinds import Composite
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
 from dhc.ir.ops.cast import convert
@@ -45,8 +44,8 @@ def _parameter_shape(call: Call) -> tuple[Dim, ...]:
     else:
         call.fail(f"a scale of rank {scale.rank} fits no operand of rank {x.rank}")
     for own, full in zip(shape, x.shape):
-        if own != full and symbols.maximum(own, full) != full and broadcast_dim(call, own, full) != full:
-            call.fail(f"size {own} of the scale does not broadcast to {full}")
+        if own != 1:
+            call.require(own, full, "sizes of the scale and the operand")
     return shape
 
 
