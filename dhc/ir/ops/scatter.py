@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from dhc_runtime.errors import DhcError
-
 from dhc.ir import symbols
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import BOOL, INDEX, REALS
@@ -161,16 +159,36 @@ def _scatter_gradient(b: Builder, node: Node, g: Value, read: Any, write: Any) -
     if reduction == "none":
         return write(g, b.zeros_like(updates), "none"), None, read(g)
     if reduction == "mul":
-        raise DhcError(
-            "scatter with the reduction 'mul' has no gradient: the product without one factor is not at hand",
-            where=str(node.location),
-            hint="write it as a sum of logarithms",
-        )
+        return _product_gradient(b, x, updates, g, read, write)
     result = b.call(node.op, *node.operands, attrs=dict(node.attrs))
     mine = b.cast(b.eq(x, result), dtype=g.dtype)
     theirs = b.cast(b.eq(updates, read(result)), dtype=g.dtype)
     share = b.div(g, write(mine, theirs, "add"))
     return b.mul(share, mine), None, b.mul(read(share), theirs)
+
+
+def _product_gradient(b: Builder, x: Value, updates: Value, g: Value, read: Any, write: Any) -> Sequence[Value | None]:
+    """Each factor gets the product of the others: zeros are counted, not divided by."""
+    zero, one = b.like(0, g), b.like(1, g)
+
+    def nonzero_part(factor: Value) -> Value:
+        part: Value = b.where(b.eq(factor, zero), one, factor)
+        return part
+
+    def is_zero(factor: Value) -> Value:
+        flag: Value = b.cast(b.eq(factor, zero), dtype=g.dtype)
+        return flag
+
+    product = write(nonzero_part(x), nonzero_part(updates), "mul")
+    zeros = write(is_zero(x), is_zero(updates), "add")
+
+    def others(factor: Value, product: Value, zeros: Value) -> Value:
+        without = b.div(product, nonzero_part(factor))
+        rest: Value = b.where(b.eq(zeros, is_zero(factor)), without, zero)
+        return rest
+
+    gx = b.mul(g, others(x, product, zeros))
+    return gx, None, b.mul(read(g), others(updates, read(product), read(zeros)))
 
 
 def _f(values: object) -> np.ndarray:

@@ -116,7 +116,12 @@ def test_equal_candidates_share_the_cotangent() -> None:
     np.testing.assert_array_equal(updates, [1, 1, 1])
 
 
-def test_products_have_no_gradient() -> None:
-    arrays = [np.ones(2), np.array([0], np.int64), np.ones(1)]
-    with pytest.raises(DhcError, match="'mul' has no gradient"):
-        gradient(graph_of("scatter_elements", arrays, reduction="mul"))
+@pytest.mark.parametrize("zeros", [(), (0,), (1,), (3,), (1, 2)])
+def test_factors_of_products_may_be_zero(zeros: tuple[int, ...]) -> None:
+    """Factors 0 and 1 are the operand, 2 and 3 multiply its second element, 4 its first."""
+    factors = np.array([2.0, -3, 0.5, 1.5, 4])
+    factors[list(zeros)] = 0
+    arrays = [factors[:2], np.array([1, -1, 0], np.int64), factors[2:]]
+    check_gradient(graph_of("scatter_elements", arrays, reduction="mul"), arrays)
+    arrays[1] = arrays[1][:, None]
+    check_gradient(graph_of("scatter_nd", arrays, reduction="mul"), arrays)
