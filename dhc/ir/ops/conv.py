@@ -32,6 +32,9 @@ from dhc.ir.registry import register
 from dhc.ir.symbols import Dim
 from dhc.ir.types import TensorType
 
+PATCH_BYTES = 1 << 24
+"""Memory that the reference takes for copies of the operand."""
+
 GROUPS = Attr("groups", "int", 1, "blocks of channels that do not mix")
 
 
@@ -85,9 +88,15 @@ def _conv_reference(call: Call, x: np.ndarray, w: np.ndarray, bias: np.ndarray |
     weights = w.astype(factor, copy=False).reshape(groups, o // groups, per_group, math.prod(w.shape[2:]))
     count = math.prod(sizes)
     total = np.zeros((n, groups, o // groups, count), factor)
-    for k, position in enumerate(window.positions()):
-        taken = np.ascontiguousarray(window.taken(padded, position, sizes))
-        total += np.matmul(weights[..., k], taken.reshape(n, groups, per_group, count))
+    positions = list(window.positions())
+    # Kernel elements whose patches together stay small are multiplied at once.
+    at_once = max(1, PATCH_BYTES // max(1, n * groups * per_group * count * factor.itemsize))
+    for first in range(0, len(positions), at_once):
+        chosen = positions[first : first + at_once]
+        patches = np.stack([window.taken(padded, position, sizes) for position in chosen], axis=2)
+        depth = per_group * len(chosen)
+        kernel = weights[..., first : first + at_once].reshape(groups, o // groups, depth)
+        total += np.matmul(kernel, patches.reshape(n, groups, depth, count))
     total = total.reshape(n, o, *sizes)
     if bias is not None:
         total = total + bias.astype(factor).reshape(o, *(1 for _ in sizes))

@@ -87,6 +87,8 @@ class Window:
             room = size + low + high - extent
             if isinstance(room, int) and room < 0:
                 call.fail(f"a window of {extent} does not fit into {size} padded by {low} and {high}")
+            if not isinstance(room, int):
+                call.require(symbols.minimum(room, 0), 0, f"a window of {extent} fits into {size} with its padding")
             result.append(symbols.floordiv(room, stride) + 1)
         return tuple(result)
 

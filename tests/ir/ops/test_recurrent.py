@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,7 +119,7 @@ def _run_kernel(function: Any, call: Call, arrays: Sequence[np.ndarray], pieces:
     items = int(kind.parallel(call))  # type: ignore[arg-type]
     bounds = [items * i // pieces for i in range(pieces + 1)]
     status = 0
-    for begin, end in zip(bounds, bounds[1:]):
+    for begin, end in itertools.pairwise(bounds):
         status = status or function(*arrays, *results, *scratch, *kind.args(call), begin, end)
     return status, results
 
