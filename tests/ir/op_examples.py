@@ -125,9 +125,7 @@ def _sweep(op: OpDef) -> list[DType]:
 
 def _operand_dtypes(op: OpDef, dtype: DType) -> tuple[DType, ...]:
     leader = next((o.same for o in op.operands if o.same), op.operands[0].name)
-    return tuple(
-        dtype if o.name == leader or o.same == leader else dt.ordered(o.dtypes)[0] for o in op.operands
-    )
+    return tuple(dtype if o.name == leader or o.same == leader else dt.ordered(o.dtypes)[0] for o in op.operands)
 
 
 def _elementwise(op: OpDef) -> Iterator[Example]:
@@ -142,9 +140,7 @@ def _elementwise(op: OpDef) -> Iterator[Example]:
         if dtype.is_float or (dtype.is_integer and op.name not in NONZERO and dtype not in dt.SUB_BYTE):
             values = extreme_numbers(dtype)
             grids = np.meshgrid(*([values] * len(kinds)), indexing="ij") if len(kinds) < 3 else [values] * len(kinds)
-            arrays = tuple(
-                g.reshape(-1) if d == dtype else numbers(op, d, g.size, rng) for d, g in zip(kinds, grids)
-            )
+            arrays = tuple(g.reshape(-1) if d == dtype else numbers(op, d, g.size, rng) for d, g in zip(kinds, grids))
             yield Example(op, f"{dtype}-extreme", arrays, {}, kinds, finite=not dtype.is_float)
         for number, attrs in enumerate(ATTRIBUTE_VARIANTS.get(op.name, [])):
             arrays = tuple(numbers(op, d, (2, 5), rng) for d in kinds)
@@ -231,9 +227,7 @@ def _sweep_first(op: OpDef) -> list[DType]:
 
 
 def _finite(arrays: Sequence[np.ndarray]) -> bool:
-    return all(
-        bool(np.all(np.isfinite(a.astype(np.float64)))) for a in arrays if dt.dtype(a.dtype).is_float and a.size
-    )
+    return all(bool(np.all(np.isfinite(a.astype(np.float64)))) for a in arrays if dt.dtype(a.dtype).is_float and a.size)
 
 
 def _converted(array: np.ndarray, source: DType, target: DType) -> np.ndarray:

@@ -68,20 +68,33 @@ class Evaluator:
     def __init__(self, arrays: Sequence[np.ndarray], variables: dict[str, Any]) -> None:
         self.arrays = arrays
         self.variables = variables
-        self._seen: dict[int, Any] = {}
-        self._alive: list[s.ScalarExpr] = []  # keeps ids valid
+        self._seen: dict[tuple[int, int], Any] = {}
+        self._partials: dict[int, bool] = {}
+        self._alive: list[tuple[s.ScalarExpr, Any]] = []  # keeps ids valid
 
     def __call__(self, e: s.ScalarExpr, active: Any = True) -> Any:
         """The value of `e`; `active` says where it is needed (elsewhere indices may be out of range)."""
-        key = id(e)
-        if active is True and key in self._seen:
+        if active is not True and not self._partial(e):
+            active = True
+        key = (id(e), id(active))
+        if key in self._seen:
             return self._seen[key]
         value = np.asarray(self._evaluate(e, active))
         assert as_dtype(value.dtype).storage == e.dtype.storage, (e, value.dtype, e.dtype)
-        if active is True:
-            self._seen[key] = value
-            self._alive.append(e)
+        self._seen[key] = value
+        self._alive.append((e, active))
         return value
+
+    def _partial(self, e: s.ScalarExpr) -> bool:
+        """Whether evaluating `e` where it is not needed may go wrong (loads, checks, integer divisions)."""
+        known = self._partials.get(id(e))
+        if known is None:
+            divides = isinstance(e, s.Binary) and e.function in ("div", "mod", "fmod", "floordiv")
+            risky = isinstance(e, (s.Load, s.Checked)) or (divides and not isinstance(s.children(e)[1], s.Const))
+            known = risky or any(self._partial(c) for c in s.children(e))
+            self._partials[id(e)] = known
+            self._alive.append((e, True))
+        return known
 
     def _evaluate(self, e: s.ScalarExpr, active: Any) -> Any:
         if isinstance(e, s.Const):

@@ -129,4 +129,3 @@ register(
         source="ONNX Where",
     )
 )
-

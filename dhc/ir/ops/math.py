@@ -98,9 +98,7 @@ _function("atan", "Arc tangent.", np.arctan, lambda b, x, y: b.div(1.0, b.add(_s
 _function("sinh", "Hyperbolic sine.", np.sinh, lambda b, x, y: b.cosh(x))
 _function("cosh", "Hyperbolic cosine.", np.cosh, lambda b, x, y: b.sinh(x))
 _function("tanh", "Hyperbolic tangent.", np.tanh, lambda b, x, y: b.sub(1.0, _square(b, y)))
-_function(
-    "asinh", "Inverse hyperbolic sine.", np.arcsinh, lambda b, x, y: _inverse_root(b, b.add(_square(b, x), 1.0))
-)
+_function("asinh", "Inverse hyperbolic sine.", np.arcsinh, lambda b, x, y: _inverse_root(b, b.add(_square(b, x), 1.0)))
 _function(
     "acosh", "Inverse hyperbolic cosine; NaN below 1.", np.arccosh,
     lambda b, x, y: _inverse_root(b, b.mul(b.sub(x, 1.0), b.add(x, 1.0))),

@@ -388,4 +388,3 @@ register(
         source="ONNX ReduceLogSumExp",
     )
 )
-
