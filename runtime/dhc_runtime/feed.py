@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from dhc_runtime.dtypes import accepted_dtypes, numpy_dtype, storage_dtype, valu
 from dhc_runtime.errors import DhcError, ShapeError, TypeMismatchError, UsageError
 from dhc_runtime.program import Port
 
-__all__ = ["collect_inputs", "prepare_output", "raise_problems"]
+__all__ = ["Feed", "prepare_output", "raise_problems"]
 
-Array = "np.ndarray[Any, Any]"
+_REMEMBERED = 64
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
@@ -32,72 +32,98 @@ def raise_problems(kind: "type[DhcError]", problems: Sequence[str], where: str, 
     raise kind("{} problems: {}".format(len(problems), "; ".join(problems)), where, hint)
 
 
-def _pair(arguments: Tuple[Any, ...], ports: Sequence[Port], where: str) -> Dict[str, Any]:
-    if len(arguments) == 1 and isinstance(arguments[0], Mapping):
-        return dict(arguments[0])
-    if len(arguments) != len(ports):
-        raise UsageError(
-            "{} arrays were given and the model has {} inputs: {}".format(
-                len(arguments), len(ports), ", ".join(port.name for port in ports) or "none"
-            ),
-            where,
-            "Give one array for each input, or a dict of arrays by name",
-        )
-    return {port.name: value for port, value in zip(ports, arguments)}
-
-
-def collect_inputs(arguments: Tuple[Any, ...], ports: Sequence[Port], where: str) -> "List[np.ndarray[Any, Any]]":
-    """Checks the arrays of a run and brings them into the form that the code reads.
-
-    Arrays that are contiguous in C order and aligned are used as they are; others are copied.
+class Feed:
+    """Brings the arrays of a run into the form that the code reads.
 
     Args:
-        arguments: a dict of arrays by name, or one array for each input in order.
         ports: the inputs of the model.
         where: what to call the model in messages.
-
-    Returns:
-        One array for each input, contiguous and aligned, of the storage type.
-
-    Raises:
-        UsageError: inputs are missing or unknown.
-        TypeMismatchError: a dtype is wrong.
-        ShapeError: a shape is wrong.
     """
-    given = _pair(arguments, ports, where)
-    names = [port.name for port in ports]
-    problems: List[str] = []
-    kind: "type[DhcError]" = ShapeError
-    unknown = [name for name in given if name not in names]
-    missing = [name for name in names if name not in given]
-    for name in missing:
-        problems.append("input {!r} is missing".format(name))
-    for name in unknown:
-        problems.append("input {!r} is unknown{}".format(name, _suggestion(str(name), missing or names)))
-    if problems:
-        kind = UsageError
-    arrays: "List[np.ndarray[Any, Any]]" = []
-    present: List[Port] = []
-    for port in ports:
-        if port.name not in given:
-            continue
-        array = given[port.name]
-        if not isinstance(array, np.ndarray):
-            array = np.asarray(array)
-        if array.dtype not in accepted_dtypes(port.dtype):
-            expected = numpy_dtype(port.dtype)
-            note = " in the byte order of this machine" if array.dtype.newbyteorder("=") == expected else ""
-            problems.append(
-                "input {!r}: expected dtype {}{}, got {}".format(port.name, expected.name, note, array.dtype)
+
+    def __init__(self, ports: Sequence[Port], where: str) -> None:
+        self._ports = ports
+        self._names = [port.name for port in ports]
+        self._where = where
+        self._accepted = [accepted_dtypes(port.dtype) for port in ports]
+        self._fitting: Set[Tuple[Tuple[int, ...], ...]] = set()
+
+    def collect(self, arguments: Tuple[Any, ...]) -> "List[np.ndarray[Any, Any]]":
+        """Checks the arrays of a run.
+
+        Arrays that are contiguous in C order and aligned are used as they are; others are copied.
+
+        Args:
+            arguments: a dict of arrays by name, or one array for each input in order.
+
+        Returns:
+            One array for each input, contiguous and aligned, of the storage type.
+
+        Raises:
+            UsageError: inputs are missing or unknown.
+            TypeMismatchError: a dtype is wrong.
+            ShapeError: a shape is wrong.
+        """
+        given = self._pair(arguments)
+        arrays: "List[np.ndarray[Any, Any]]" = []
+        fit = len(given) == len(self._names)
+        for name, accepted in zip(self._names, self._accepted):
+            value = given.get(name)
+            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            fit = fit and value is not None and array.dtype in accepted
+            arrays.append(array)
+        shapes = tuple([array.shape for array in arrays])
+        if not fit or shapes not in self._fitting:
+            self._check(given, arrays)
+            # Only a shortcut: the shapes that fitted last time need no second look.
+            if len(self._fitting) >= _REMEMBERED:
+                self._fitting.clear()
+            self._fitting.add(shapes)
+        return [_usable(array, port, self._where) for array, port in zip(arrays, self._ports)]
+
+    def _pair(self, arguments: Tuple[Any, ...]) -> Mapping[str, Any]:
+        if len(arguments) == 1 and isinstance(arguments[0], Mapping):
+            return arguments[0]
+        if len(arguments) != len(self._names):
+            raise UsageError(
+                "{} arrays were given and the model has {} inputs: {}".format(
+                    len(arguments), len(self._names), ", ".join(self._names) or "none"
+                ),
+                self._where,
+                "Give one array for each input, or a dict of arrays by name",
             )
-            kind = TypeMismatchError if kind is ShapeError else kind
-        arrays.append(array)
-        present.append(port)
-    problems.extend(
-        bind_shapes([port.name for port in present], [port.shape for port in present], [a.shape for a in arrays], {})
-    )
-    raise_problems(kind, problems, where, "Session.inputs lists what the model takes")
-    return [_usable(array, port, where) for array, port in zip(arrays, present)]
+        return dict(zip(self._names, arguments))
+
+    def _check(self, given: Mapping[str, Any], arrays: "Sequence[np.ndarray[Any, Any]]") -> None:
+        problems: List[str] = []
+        kind: "type[DhcError]" = ShapeError
+        missing = [name for name in self._names if given.get(name) is None]
+        for name in missing:
+            problems.append("input {!r} is missing".format(name))
+        for name in given:
+            if name not in self._names:
+                note = _suggestion(str(name), missing or self._names)
+                problems.append("input {!r} is unknown{}".format(name, note))
+        if problems:
+            kind = UsageError
+        present = [(port, array) for port, array in zip(self._ports, arrays) if port.name not in missing]
+        for port, array in present:
+            if array.dtype not in accepted_dtypes(port.dtype):
+                expected = numpy_dtype(port.dtype)
+                swapped = array.dtype.kind == expected.kind and array.dtype.newbyteorder("=") == expected
+                note = " in the byte order of this machine" if swapped else ""
+                problems.append(
+                    "input {!r}: expected dtype {}{}, got {}".format(port.name, expected.name, note, array.dtype)
+                )
+                kind = TypeMismatchError if kind is ShapeError else kind
+        problems.extend(
+            bind_shapes(
+                [port.name for port, _ in present],
+                [port.shape for port, _ in present],
+                [array.shape for _, array in present],
+                {},
+            )
+        )
+        raise_problems(kind, problems, self._where, "Session.inputs lists what the model takes")
 
 
 def _usable(array: "np.ndarray[Any, Any]", port: Port, where: str) -> "np.ndarray[Any, Any]":

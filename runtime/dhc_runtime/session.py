@@ -17,7 +17,7 @@ from dhc_runtime.dims import format_expression
 from dhc_runtime.dtypes import itemsize, numpy_dtype
 from dhc_runtime.errors import ArtifactError, DeviceError, DhcError, ShapeError, UsageError
 from dhc_runtime.executor import Context, Executor, Memory, byte_count
-from dhc_runtime.feed import collect_inputs, prepare_output, raise_problems
+from dhc_runtime.feed import Feed, prepare_output, raise_problems
 from dhc_runtime.memory import Block, Budget, FixedTarget
 from dhc_runtime.native_segment import Recorder
 from dhc_runtime.program import Port, parse_program
@@ -131,6 +131,7 @@ class Session:
         except BaseException:
             self._reader.close()
             raise
+        self._feed = Feed(self._program.inputs, self.name)
         self.inputs = _infos(self._program.inputs)
         self.outputs = _infos(self._program.outputs)
         self._profiling = bool(profile)
@@ -203,7 +204,7 @@ class Session:
             ModelError: a value is not allowed, such as an index out of bounds.
             ResourceError: more memory would be needed than allowed.
         """
-        arrays = collect_inputs(inputs, self._program.inputs, self.name)
+        arrays = self._feed.collect(inputs)
         offered = self._offered(outputs, arrays)
         with self._lock:
             if self._closed:
