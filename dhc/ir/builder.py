@@ -6,14 +6,16 @@ constants of the dtype that the other operands ask for. Errors name the line of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dhc_runtime.errors import DhcError, TypeMismatchError
 
 from dhc.ir import registry
-from dhc.ir.dtypes import DType, dtype as as_dtype
+from dhc.ir.dtypes import DType
+from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.graph import Graph, Value
 from dhc.ir.location import Location, caller_location
 from dhc.ir.op import OpDef
@@ -46,7 +48,9 @@ class Builder:
         else:
             array = np.asarray(value).astype(as_dtype(dtype).numpy)
         kind = as_dtype(dtype) if dtype is not None else as_dtype(array.dtype)
-        return self.call("constant", attrs={"value": array, "dtype": kind}, names=(name,) if name else ())
+        names = (name,) if name else ()
+        result: Value = self.call("constant", attrs={"value": array, "dtype": kind}, names=names)
+        return result
 
     def call(
         self,
@@ -78,6 +82,8 @@ class Builder:
             if not isinstance(operand, (np.ndarray, np.generic)) and anchor is not None and anchor.dtype in spec.dtypes:
                 dtype = anchor.dtype
             try:
+                if dtype is not None:
+                    _check_fits(operand, dtype)
                 values.append(Builder(self.graph, where).constant(operand, dtype))
             except (TypeError, ValueError, OverflowError) as error:
                 raise TypeMismatchError(
@@ -114,6 +120,17 @@ class Builder:
     def zeros_like(self, other: Value) -> Value:
         """Zeros of the type of `other`."""
         return self.full(other.shape, 0, other.dtype)
+
+
+def _check_fits(number: Any, dtype: DType) -> None:
+    """A Python number takes the dtype of its peer only when nothing of it is lost but float digits."""
+    array = np.asarray(number)
+    if not dtype.is_integer or array.size == 0 or array.dtype.kind not in "fiu":
+        return
+    if array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
+        raise ValueError(f"{number} is no {dtype}; cast the other operand or round")
+    if array.min() < dtype.min or array.max() > dtype.max:
+        raise ValueError(f"{number} does not fit {dtype}")
 
 
 def builder_of(*operands: Any) -> Builder:

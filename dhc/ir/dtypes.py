@@ -75,7 +75,7 @@ class DType:
         if self.name == "bf16" or self.name.startswith("f8"):
             import ml_dtypes
 
-            return float(ml_dtypes.finfo(self.numpy).max)
+            return float(ml_dtypes.finfo(self.numpy).max)  # type: ignore[no-untyped-call]
         return float(np.finfo(self.numpy).max)
 
     def __str__(self) -> str:
@@ -87,10 +87,12 @@ _NUMPY: dict[str, np.dtype[Any]] = {}
 
 def _resolve_storage(storage: str) -> np.dtype[Any]:
     if hasattr(np, storage):
-        return np.dtype(getattr(np, storage))
+        numpy_type: np.dtype[Any] = np.dtype(getattr(np, storage))
+        return numpy_type
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, storage))
+    extension_type: np.dtype[Any] = np.dtype(getattr(ml_dtypes, storage))
+    return extension_type
 
 
 f64 = DType("f64", "f", 64, "float64")

@@ -7,11 +7,13 @@ A graph's nodes form a linked list in topological order, so iterating while eras
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dhc.ir.location import UNKNOWN, Location
 from dhc.ir.types import TensorType, Type
+from dhc.ir.value_operators import ValueOperators
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +25,13 @@ class Use(NamedTuple):
     """One use of a value: operand `index` of `user`, or output `index` of the graph `user`."""
 
     user: Node | Graph
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs on a use
 
 
-class Value:
+class Value(ValueOperators):
     """Something a graph computes with: a graph input or a result of a node.
+
+    Operators, indexing and methods such as `reshape` and `sum` write nodes (`value_operators.py`).
 
     Attributes:
         type: its type; replaced only through `Graph.retype`.
@@ -466,7 +470,7 @@ class Graph:
     def __str__(self) -> str:
         from dhc.ir.text import print_graph
 
-        return print_graph(self)
+        return print_graph(self, constants="elide")
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{v.name}: {v.type}" for v in self._inputs)
@@ -499,6 +503,8 @@ def copy_node(node: Node, target: Graph, mapping: dict[Value, Value]) -> Node:
         node.location,
         [r.name for r in node.results],
     )
+    for region in copied.regions:
+        region.parent = target
     copied.device = node.device
     target._link(copied, target._anchor)
     for old, new in zip(node.results, copied.results):

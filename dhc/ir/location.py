@@ -40,8 +40,6 @@ UNKNOWN = Location()
 def caller_location() -> Location:
     """Location of the nearest stack frame outside of the dhc package."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        if frame.f_back is None:
-            break
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
     return Location(source=Path(frame.f_code.co_filename).name, line=frame.f_lineno)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterable, Mapping, Union
+from typing import Any, Union
 
 from dhc.ir import symbols
 from dhc.ir.dtypes import DType
@@ -96,6 +97,9 @@ class TensorType:
         tail = f" {self.quant}" if self.quant else ""
         return f"{self.dtype}[{dims}]{tail}"
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
 
 COLOR_SPACES = ("gray", "rgb", "rgba", "bgr", "hsv", "ycbcr", "none")
 UNITS = ("raw", "hu", "normalized", "label", "probability")
@@ -139,6 +143,9 @@ class ImageType(TensorType):
             if numbers:
                 parts.append(f"{name}=[{', '.join(repr(float(n)) for n in numbers)}]")
         return f"{super().__str__()} image({', '.join(parts)})"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
 
 
 @dataclass(frozen=True)
