@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
 from dhc.ir import registry
 from dhc.ir.autodiff import parts_of
 from dhc.ir.dtypes import DType
-from dhc.ir.kinds import Composite, Contract, Elementwise, Map, Opaque, Reduce
+from dhc.ir.kinds import Composite, Contract, Elementwise, Map, Reduce
 from dhc.ir.op import Call, OpDef
 from tests.ir.op_examples import Example, examples_for
 from tests.ir.scalar_evaluation import evaluate_kind
@@ -70,30 +68,3 @@ def test_references_give_the_inferred_type(op: OpDef) -> None:
     """The interpreter refuses results of another dtype or shape; every example must pass it."""
     for example in examples_for(op):
         example.graph().evaluate(*example.arrays)
-
-
-def _opaque_call(example: Example) -> tuple[Call, list[np.ndarray], list[np.ndarray]]:
-    graph = example.graph()
-    call = Call.of(graph.nodes[0])
-    results = [np.zeros(r.shape, r.dtype.numpy) for r in call.results]
-    return call, [np.array(a) for a in example.arrays], results
-
-
-@pytest.mark.parametrize("name", ["cumsum", "cumprod"])
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_running_totals_in_pieces(name: str, pieces: int) -> None:
-    """The imperative function, run over parts of its items, gives the reference bit for bit in its own dtype."""
-    op = registry.get(name)
-    kind = op.kind
-    assert isinstance(kind, Opaque) and kind.args is not None and kind.parallel is not None
-    for example in examples_for(op):
-        if example.dtypes[0].name in ("f16", "bf16"):
-            continue  # devices run these on f32 buffers
-        call, operands, results = _opaque_call(example)
-        items = int(kind.parallel(call))  # type: ignore[arg-type]
-        bounds = [items * k // pieces for k in range(pieces + 1)]
-        with np.errstate(all="ignore"):
-            for begin, end in itertools.pairwise(bounds):
-                assert kind.function(*operands, *results, *kind.args(call), begin, end) == 0
-        (expected,) = example.graph().evaluate(*example.arrays)
-        np.testing.assert_array_equal(results[0], expected, err_msg=str(example))

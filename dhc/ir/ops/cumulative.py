@@ -51,9 +51,7 @@ def _running(function: Any, neutral: int) -> Callable[..., Any]:
 def _run(
     x: Any, y: Any, length: int, inner: int, exclusive: int, reverse: int, product: int, begin: int, end: int
 ) -> int:
-    """Fills y for the lines begin..end; line i starts at element i of the axis' hyperplane."""
-    source = x.reshape(-1)
-    target = y.reshape(-1)
+    """Fills y for the lines begin..end; line i starts at element i of the axis' hyperplane. Arrays are 1-D."""
     for line in range(begin, end):
         base = (line // inner) * length * inner + line % inner
         for step in range(length):
@@ -63,17 +61,17 @@ def _run(
             previous = base + before * inner
             if exclusive:
                 if step == 0:
-                    target[here] = product
+                    y[here] = product
                 elif product:
-                    target[here] = target[previous] * source[previous]
+                    y[here] = y[previous] * x[previous]
                 else:
-                    target[here] = target[previous] + source[previous]
+                    y[here] = y[previous] + x[previous]
             elif step == 0:
-                target[here] = source[here]
+                y[here] = x[here]
             elif product:
-                target[here] = target[previous] * source[here]
+                y[here] = y[previous] * x[here]
             else:
-                target[here] = target[previous] + source[here]
+                y[here] = y[previous] + x[here]
     return 0
 
 
@@ -91,7 +89,7 @@ def _kind(product: int) -> Opaque:
         outer, _, inner = sizes(call)
         return outer * inner
 
-    return Opaque(_run, args=args, role="scan", parallel=lines)
+    return Opaque(_run, args=args, role="scan", parallel=lines, flat=True)
 
 
 def _grad_cumsum(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
