@@ -116,8 +116,10 @@ class PlanBuilder:
     def bounded(self, value: Value, shape: Sequence[Dim]) -> int:
         """Memory for a result whose size is only known after its kernel ran; `shape` is the upper bound."""
         buffer = self._add({"kind": "arena"}, TensorType(value.type.dtype, tuple(shape)))
-        self._buffer_of[value] = buffer
-        self._uses_left[buffer] = self._count_uses(value)
+        # Readers see the part that came to be used: control flow passes the shapes of buffers on to its bodies.
+        used = self._add({"kind": "alias", "of": buffer, "offset": 0}, value.type)
+        self._buffer_of[value] = used
+        self._uses_left[used] = self._count_uses(value)
         return buffer
 
     # ---- building ------------------------------------------------------------------------------------------------
