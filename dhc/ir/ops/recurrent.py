@@ -45,11 +45,17 @@ ACTIVATIONS: dict[str, tuple[float, float]] = {
     "Softplus": (0.0, 0.0),
 }
 
+TAKES: tuple[Callable[[str], bool], Callable[[str], bool]] = (
+    lambda name: name in ("Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"),
+    lambda name: name in ("Affine", "ScaledTanh", "HardSigmoid"),
+)
+"""Which activations take an alpha and which a beta."""
+
 ATTRS = (
     Attr("direction", "str", "forward", "order in which steps run", DIRECTIONS),
     Attr("activations", "strs", (), "names for each direction in turn; none: the usual ones"),
-    Attr("alphas", "floats", (), "alpha of each activation; none: the usual ones"),
-    Attr("betas", "floats", (), "beta of each activation; none: the usual ones"),
+    Attr("alphas", "floats", (), "alpha of each activation, or of those that take one, in order; none: the usual ones"),
+    Attr("betas", "floats", (), "beta of each activation, or of those that take one, in order; none: the usual ones"),
     Attr("clip", "float", 0.0, "bound of what activations of gates take; 0: no bound"),
 )
 
@@ -77,18 +83,28 @@ def activations(call: Call, usual: Sequence[str]) -> list[list[Activation]]:
     names = list(a.activations) or list(usual) * directions(call)
     if len(names) != count:
         call.fail(f"needs {count} activations, got {len(names)}")
-    for what in ("alphas", "betas"):
-        if a[what] and len(a[what]) != count:
-            call.fail(f"{what} needs {count} numbers or none, got {len(a[what])}")
-    found: list[Activation] = []
-    for position, name in enumerate(names):
-        if name not in ACTIVATIONS:
+    known = {name.casefold(): name for name in ACTIVATIONS}
+    for name in names:
+        if name.casefold() not in known:
             call.fail(f"unknown activation {name!r}", hint=f"known: {', '.join(ACTIVATIONS)}")
-        alpha, beta = ACTIVATIONS[name]
-        alpha = a.alphas[position] if a.alphas else alpha
-        beta = a.betas[position] if a.betas else beta
-        found.append(Activation(name, list(ACTIVATIONS).index(name), alpha, beta))
+    names = [known[name.casefold()] for name in names]
+    alphas = _parameters(call, "alphas", names, 0)
+    betas = _parameters(call, "betas", names, 1)
+    codes = list(ACTIVATIONS)
+    found = [Activation(name, codes.index(name), *both) for name, *both in zip(names, alphas, betas)]
     return [found[i : i + len(usual)] for i in range(0, count, len(usual))]
+
+
+def _parameters(call: Call, what: str, names: Sequence[str], position: int) -> list[float]:
+    """Alpha or beta of each activation: one is given for each, or (as in ONNX) only for those that take one."""
+    given = list(call.attrs[what])
+    takers = [i for i, name in enumerate(names) if TAKES[position](name)]
+    if len(given) not in (0, len(names)) and len(given) > len(takers):
+        call.fail(f"{what} needs {len(names)} numbers, or up to {len(takers)}, got {len(given)}")
+    values = [ACTIVATIONS[name][position] for name in names]
+    for place, value in zip(range(len(names)) if len(given) == len(names) else takers, given):
+        values[place] = value
+    return values
 
 
 def activation_numbers(call: Call, usual: Sequence[str]) -> list[float]:

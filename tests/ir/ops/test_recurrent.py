@@ -82,6 +82,16 @@ def test_every_activation_agrees_with_onnxruntime(op: str, name: str) -> None:
     assert_close(actual, _onnx(op, operands, **theirs))
 
 
+def test_parameters_go_to_the_activations_that_take_them() -> None:
+    operands = _operands("lstm", 12, "forward")
+    attrs = {"activations": ["Sigmoid", "leakyrelu", "HardSigmoid"]}
+    expected = _onnx("lstm", operands, activation_alpha=[0.3, 0.4], activation_beta=[0.6], **attrs)
+    assert_close(run_dhc("lstm", operands, alphas=(0.3, 0.4), betas=(0.6,), **attrs), expected)
+    full = run_dhc("lstm", operands, alphas=(9.0, 0.3, 0.4), betas=(9.0, 9.0, 0.6), **attrs)
+    assert_close(full, expected)
+    assert_close(run_dhc("lstm", operands, **attrs), _onnx("lstm", operands, **attrs))
+
+
 @pytest.mark.parametrize("op", GATES)
 def test_clip_agrees_with_onnxruntime(op: str) -> None:
     operands = _operands(op, 3, "forward")
@@ -196,7 +206,7 @@ def test_wrong_calls_are_refused() -> None:
     for attrs, message in [
         ({"activations": ("Tanh",)}, "needs 3 activations"),
         ({"activations": ("Tanh", "Sine", "Tanh")}, "unknown activation 'Sine'"),
-        ({"alphas": (1.0,)}, "alphas needs 3"),
+        ({"alphas": (1.0,)}, "alphas needs 3 numbers, or up to 0"),
         ({"direction": "bidirectional"}, "axis 0 of w"),
         ({"clip": -1.0}, "negative"),
     ]:
