@@ -174,6 +174,8 @@ def _package(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     import json
 
+    from dhc_runtime.safetensors import serialize_chunks
+
     from dhc import __version__
     from dhc.backends.constants import safetensors_of
     from dhc.ir.text import print_graph

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 
 from dhc_runtime import cpu_features, safetensors
+from dhc_runtime.code_archive import CodeArchive
 from dhc_runtime.code_object import CodeObject
 from dhc_runtime.container import ArtifactReader, Source, load_json
 from dhc_runtime.dims import format_expression
@@ -27,6 +28,8 @@ from dhc_runtime.trace import StepTime, chrome_trace
 __all__ = ["Session", "TensorInfo", "load"]
 
 _PLAN_FORMAT = 1
+# Symbol of every plan: the number of threads of the session (sizes of memory that each thread needs).
+THREADS = "threads__"
 _TRIM_BYTES = 1 << 20
 _sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
 
@@ -122,12 +125,13 @@ class Session:
                 )
             self._program = parse_program(plan.get("program"), "plan of " + self._where)
             self._code = self._load_code()
-            pool = ThreadPool(self._code.address("dhc_run"), threads, self._code)
+            pool = ThreadPool(self._code.address("dhc_run"), self._thread_count(threads), self._code)
             self.threads = pool.threads
             self._budget = Budget(max_memory, self.name)
             self._constants: "List[np.ndarray[Any, Any]]" = []
             self._context = Context(pool, self._code.address, self._map_constants(), self._budget)
-            self._executor = Executor(self._program, self._context, frozenset(), "plan of " + self._where)
+            self._given = {THREADS: self.threads}
+            self._executor = Executor(self._program, self._context, frozenset(self._given), "plan of " + self._where)
         except BaseException:
             self._reader.close()
             raise
@@ -140,7 +144,7 @@ class Session:
         self._lock = threading.Lock()
         _sessions.add(self)
 
-    def _load_code(self) -> CodeObject:
+    def _load_code(self) -> Union[CodeArchive, CodeObject]:
         devices = self.manifest.get("devices")
         if not isinstance(devices, dict) or self.device not in devices:
             offered = ", ".join(sorted(devices)) if isinstance(devices, dict) and devices else "none"
@@ -161,7 +165,10 @@ class Session:
         if not isinstance(arch, str) or not isinstance(member, str) or not lists:
             raise ArtifactError("The manifest describes the device wrongly", self._where)
         cpu_features.check(features, arch, self._where)
-        return CodeObject(self._reader.member(member), "{} of {}".format(member, self._where))
+        place = "{} of {}".format(member, self._where)
+        if member.endswith(".a"):
+            return CodeArchive(self._reader.member(member), place)
+        return CodeObject(self._reader.member(member), place)
 
     def _map_constants(self) -> Dict[str, Tuple[int, int]]:
         if "weights.safetensors" not in self._reader.members:
@@ -250,7 +257,7 @@ class Session:
         recorder = Recorder([], time.perf_counter()) if profile else None
         self._context.recorder = recorder
         try:
-            results = self._executor.execute({}, memories, targets)
+            results = self._executor.execute(self._given, memories, targets)
         except DhcError as error:
             if error.where is None:
                 error.where = self.name

@@ -11,6 +11,7 @@ from dhc_runtime.errors import CompileError
 
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
+from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.target import CpuTarget
 from dhc.backends.loop.ir import Kernel
 from dhc.backends.loop.lower import LoweredKernel, lower_group
@@ -19,7 +20,7 @@ from dhc.ir import dtypes
 from dhc.ir.graph import Node, Value
 from dhc.ir.kinds import Contract, Opaque
 from dhc.ir.op import Call
-from dhc.ir.symbols import Dim, sym
+from dhc.ir.symbols import sym
 
 THREADS = sym("threads__")
 """Symbol that the runtime binds to the number of threads of the session: sizes of scratch memory per thread."""
@@ -34,8 +35,8 @@ class KernelSink(Protocol):
     def contract(self, code: KernelCode) -> str:
         """Adds a generated contraction and returns its symbol."""
 
-    def opaque(self, node: Node) -> tuple[str, Sequence[Dim]]:
-        """Adds an opaque kernel; returns its symbol and the dims that are its parameters."""
+    def opaque(self, node: Node) -> tuple[str, LoweredOpaque]:
+        """Adds an opaque kernel; returns its symbol and how to call it."""
 
 
 class CpuLowering:
@@ -168,27 +169,25 @@ class CpuLowering:
                 f"kernel {planned.code.name} takes {len(planned.code.buffers)} buffers, got {len(buffers)}",
                 where=str(node.location),
             )
-        plan.kernel(symbol, buffers, planned.params, node)
+        plan.kernel(symbol, buffers, (*planned.params, *planned.code.constants), node)
 
     # ---- opaque --------------------------------------------------------------------------------------------------
 
     def _opaque(self, node: Node, plan: PlanBuilder) -> None:
         kind = node.op.kind
         assert isinstance(kind, Opaque)
-        call = Call.of(node)
-        symbol, params = self.sink.opaque(node)
+        symbol, lowered = self.sink.opaque(node)
         buffers = [plan.buffer(v) for v in node.operands]
         if kind.bounds is None:
             buffers += [plan.buffer(v) for v in node.results]
         else:
-            bounds = kind.bounds(call)
+            bounds = kind.bounds(Call.of(node))
             buffers += [plan.bounded(v, shape) for v, shape in zip(node.results, bounds, strict=True)]
         count = plan.scratch(dtypes.i64, (1,)) if kind.count else None
         if count is not None:
             buffers.append(count)
-        for dtype, shape in kind.scratch(call) if kind.scratch else ():
-            buffers.append(plan.scratch(dtypes.dtype(dtype), shape))
-        plan.kernel(symbol, buffers, params, node)
+        buffers += [plan.scratch(dtype, shape) for dtype, shape in lowered.scratch]
+        plan.kernel(symbol, buffers, lowered.params, node)
         if count is not None:
             new = next(node.attrs[a.name] for a in node.op.attrs if a.kind == "symbol")
             plan.bind(new, count, 0)

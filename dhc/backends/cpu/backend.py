@@ -1,0 +1,96 @@
+"""The CPU backend: vectorised native code for x86-64 and AArch64."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dhc_runtime.code_archive import write_archive
+
+from dhc.backends.constants import ConstantPool
+from dhc.backends.cost import moved_bytes, operations
+from dhc.backends.cpu.kernels import KernelSet
+from dhc.backends.cpu.lower import CpuLowering
+from dhc.backends.loop.lower import supports as supports_loops
+from dhc.backends.plan import PlanBuilder
+from dhc.backends.protocol import Blob, CompileOptions
+from dhc.ir.graph import Graph, Node
+from dhc.ir.kinds import Composite, Opaque, Structural
+from dhc.ir.op import Limitation
+from dhc.ir.types import TensorType
+
+# Rough rates of one core for estimates before anything is measured: arithmetic, and bytes through memory, per second.
+_FLOPS = 40e9
+_BYTES = 10e9
+
+
+class CpuBackend:
+    """Lowers every kind of op to native kernels."""
+
+    name = "cpu"
+
+    def available(self) -> Limitation | None:
+        """The CPU is always there."""
+        return None
+
+    def supports(self, node: Node) -> Limitation | None:
+        """Every kind but those that need Python objects: strings, sequences, optionals."""
+        for value in (*node.operands, *node.results):
+            if not isinstance(value.type, TensorType):
+                return Limitation(f"{value.type} is held by the interpreter only", "use the reference target")
+            if value.type.dtype.kind == "s":
+                return Limitation("strings are held by the interpreter only", "use the reference target")
+        kind = node.op.kind
+        if isinstance(kind, Structural):
+            if kind.name in ("constant", "control", "group", "bind"):
+                return None
+            return Limitation(f"{node.op.name} runs in the interpreter only", "use the reference target")
+        if isinstance(kind, (Opaque, Composite)):
+            return None
+        return supports_loops(node)
+
+    def cost(self, node: Node) -> float:
+        """Seconds by a roofline of assumed rates."""
+        return max(operations(node) / _FLOPS, moved_bytes(node) / _BYTES)
+
+    def compile(self, graph: Graph, options: CompileOptions) -> Blob:
+        """Generates, compiles (or takes from the cache) and collects the kernels of a graph."""
+        from dhc.backends.cpu.target import required_features, target
+
+        described = target(options.cpu)
+        start = time.perf_counter()
+        kernels = KernelSet(described, cache=options.cache)
+        constants = ConstantPool()
+        program = PlanBuilder(graph, CpuLowering(described, kernels), constants).build()
+        lowered = time.perf_counter()
+        objects = kernels.compile(_progress(options))
+        compiled = time.perf_counter()
+        if options.emit is not None:
+            kernels.write_sources(Path(options.emit))
+        archive = write_archive(objects)
+        device: dict[str, Any] = {
+            "triple": described.triple,
+            "arch": described.arch,
+            "features": required_features(described),
+            "object": "cpu/code.a",
+        }
+        report = {
+            "seconds": {"lowering": lowered - start, "code": compiled - lowered},
+            "kernels": len(objects),
+            "compiled": kernels.compiled,
+            "cached": kernels.cached,
+            "code_bytes": len(archive),
+            "constant_bytes": sum(a.nbytes for a in constants.arrays.values()),
+            "steps": sum(1 for item in program["items"] if item["do"] == "kernel"),
+        }
+        return Blob(program, {"cpu/code.a": archive}, constants.arrays, device, report)
+
+
+def _progress(options: CompileOptions) -> Callable[[int, int], None]:
+    def step(done: int, total: int) -> None:
+        if options.progress is not None:
+            options.progress("kernels", done, total)
+
+    return step
