@@ -214,6 +214,8 @@ class Scheduler:
         if isinstance(a, Pair) or isinstance(b, Pair):
             assert isinstance(a, Pair) and isinstance(b, Pair), "operands of one dtype"
             return complex_numbers.binary(self, e.function, a, b)
+        if e.function == "complex":
+            return Pair(a, b)
         trusted = e.left.dtype == i64 and self._expansion.ranges.is_index(e.right)
         return functions.binary(self, e.function, a, b, self._logical(e.left.dtype), trusted)
 
