@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Mapping, Optio
 
 from dhc_runtime.errors import ArtifactError, ResourceError, UsageError
 from dhc_runtime.safe_write import write_bytes
+from dhc_runtime.strict_json import parse_table
 from dhc_runtime.zip_layout import ALIGNMENT, Entry, Layout, end_record_size, lay_out
 
 __all__ = ["FORMAT", "ArtifactReader", "artifact_chunks", "load_json", "write_artifact"]
@@ -27,7 +28,7 @@ MANIFEST = "manifest.json"
 _ORDER = ("plan.json", "graph.txt", "weights.safetensors")
 _MAX_ENTRIES = 64
 _MAX_MANIFEST = 4 << 20
-_MAX_JSON = 64 << 20
+_MAX_JSON = 32 << 20
 _CHUNK = 1 << 20
 _COMMENT_HEAD = b"dhc1 sha256="
 _COMMENT_SIZE = len(_COMMENT_HEAD) + 64
@@ -123,32 +124,18 @@ def write_artifact(
     return None
 
 
-def _no_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ArtifactError("A table of the artifact names a key twice", hint=_HINT)
-    return result
-
-
-def _no_constant(text: str) -> Any:
-    raise ArtifactError("The artifact holds the number {}".format(text), hint=_HINT)
-
-
 def load_json(data: Union[bytes, memoryview], what: str, limit: int = _MAX_JSON) -> Dict[str, Any]:
-    """Parses a JSON table strictly: UTF-8, no duplicate keys, no NaN, bounded size.
+    """Parses a JSON table of an artifact strictly.
+
+    Args:
+        data: the text.
+        what: what to call it in messages.
+        limit: largest size in bytes.
 
     Raises:
-        ArtifactError: anything else.
+        ArtifactError: it is too large, not valid JSON, no table, or names a key twice.
     """
-    if len(data) > limit:
-        raise ArtifactError("It holds {} bytes, more than the {} allowed".format(len(data), limit), what, _HINT)
-    try:
-        result = json.loads(bytes(data).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError("It is not valid JSON: {}".format(str(error)[:200]), what, _HINT) from error
-    if not isinstance(result, dict):
-        raise ArtifactError("It is not a JSON table", what, _HINT)
-    return result
+    return parse_table(data, what, limit, _HINT)
 
 
 class ArtifactReader:

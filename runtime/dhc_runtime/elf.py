@@ -17,9 +17,10 @@ from dhc_runtime.errors import ArtifactError
 __all__ = ["ElfObject", "Segment"]
 
 PAGE = 65536  # the largest page size of AArch64 systems; a multiple of all others
-_MAX_IMAGE = 512 << 20
+_MAX_IMAGE = 128 << 20
 _MAX_SECTIONS = 65535
-_MAX_SYMBOLS = 1 << 20
+_MAX_SYMBOLS = 200_000
+_MAX_RELOCATIONS = 400_000
 
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_RELA, _SHT_NOTE, _SHT_NOBITS, _SHT_REL = 1, 2, 4, 7, 8, 9
 _SHT_INIT_ARRAY, _SHT_FINI_ARRAY, _SHT_PREINIT_ARRAY, _SHT_X86_64_UNWIND = 14, 15, 16, 0x70000001
@@ -198,6 +199,7 @@ class ElfObject:
     def _read_relocations(self) -> Dict[int, List[Tuple[int, int, int, int]]]:
         """For each section that is loaded: (offset, type, symbol index, addend)."""
         result: Dict[int, List[Tuple[int, int, int, int]]] = {}
+        total = 0
         for section in self._sections:
             if section.kind not in (_SHT_RELA, _SHT_REL):
                 continue
@@ -209,6 +211,9 @@ class ElfObject:
                 raise self._fail("The section {} holds relocations of an unknown form".format(section.name))
             data = self._slice(section.offset, section.size, "section " + section.name)
             entries = result.setdefault(section.info, [])
+            total += section.size // 24
+            if total > _MAX_RELOCATIONS:
+                raise self._fail("The object has more than {} relocations".format(_MAX_RELOCATIONS))
             for index in range(section.size // 24):
                 offset, info, addend = struct.unpack_from("<QQq", data, 24 * index)
                 if info >> 32 >= len(self._symbols):

@@ -12,6 +12,7 @@ import struct
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple, Union
 
 from dhc_runtime.errors import ArtifactError
+from dhc_runtime.strict_json import parse_table
 
 __all__ = ["ALIGNMENT", "Tensor", "TensorSpec", "header_and_layout", "parse", "serialize", "serialize_chunks"]
 
@@ -59,6 +60,8 @@ def header_and_layout(tensors: Mapping[str, Tensor]) -> Tuple[bytes, List[Tuple[
     for name in sorted(tensors):
         tensor = tensors[name]
         size = memoryview(tensor.data).nbytes
+        if tensor.dtype not in _SIZES:
+            raise ValueError("tensor {!r}: the format has no element type {!r}".format(name, tensor.dtype))
         expected = _SIZES[tensor.dtype]
         for dim in tensor.shape:
             expected *= dim
@@ -99,13 +102,6 @@ def serialize(tensors: Mapping[str, Tensor]) -> bytes:
     return b"".join(serialize_chunks(tensors))
 
 
-def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ArtifactError("The weights name a tensor twice")
-    return result
-
-
 def parse(data: Buffer) -> Dict[str, TensorSpec]:
     """Reads and checks the header of a safetensors file.
 
@@ -127,12 +123,9 @@ def parse(data: Buffer) -> Dict[str, TensorSpec]:
         raise ArtifactError(
             "The weights declare a header of {} bytes, more than there is or than is allowed".format(length)
         )
-    try:
-        header = json.loads(bytes(view[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError("The header of the weights is not valid JSON ({})".format(error)) from error
-    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
-        raise ArtifactError("The header of the weights is not a table of at most {} tensors".format(MAX_TENSORS))
+    header = parse_table(view[8 : 8 + length], "header of the weights", MAX_HEADER_BYTES)
+    if len(header) > MAX_TENSORS:
+        raise ArtifactError("The weights hold {} tensors; at most {} are allowed".format(len(header), MAX_TENSORS))
     base = 8 + length
     room = view.nbytes - base
     result: Dict[str, TensorSpec] = {}

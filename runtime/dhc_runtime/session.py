@@ -22,14 +22,14 @@ from dhc_runtime.feed import Feed, prepare_output, raise_problems
 from dhc_runtime.memory import Block, Budget, FixedTarget
 from dhc_runtime.native_segment import Recorder
 from dhc_runtime.program import Port, parse_program
-from dhc_runtime.thread_pool import ThreadPool
+from dhc_runtime.thread_pool import MAX_THREADS, ThreadPool
 from dhc_runtime.trace import StepTime, chrome_trace
 
 __all__ = ["Session", "TensorInfo", "load"]
 
 _PLAN_FORMAT = 1
-# Symbol of every plan: the number of threads of the session (sizes of memory that each thread needs).
 THREADS = "threads__"
+"""Symbol of every plan: the number of threads of the session. Kernels size the memory of each thread by it."""
 _TRIM_BYTES = 1 << 20
 _sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
 
@@ -73,7 +73,8 @@ def load(
     Args:
         path: path, bytes, or binary file object of an artifact.
         device: which of the artifact's devices to use; None for ``cpu``.
-        threads: number of threads; None for all CPUs that the process may use. Results do not depend on it.
+        threads: number of threads; None for the number that the artifact names, or else all CPUs that the process may
+            use. Results do not depend on it.
         profile: measure every step of every run (`Session.profile`); runs take a little longer.
         max_memory: bytes that the session may hold for intermediate and output values; None for 80 % of the machine's
             memory.
@@ -143,6 +144,13 @@ class Session:
         self._closed = False
         self._lock = threading.Lock()
         _sessions.add(self)
+
+    def _thread_count(self, threads: Optional[int]) -> Optional[int]:
+        """What the caller asked for, else what the artifact was compiled for, else None."""
+        preferred = self.manifest.get("threads")
+        if threads is None and type(preferred) is int and 1 <= preferred <= MAX_THREADS:
+            return preferred
+        return threads
 
     def _load_code(self) -> Union[CodeArchive, CodeObject]:
         devices = self.manifest.get("devices")

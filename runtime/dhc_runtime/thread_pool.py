@@ -19,7 +19,7 @@ import numpy as np
 
 from dhc_runtime.errors import ResourceError, UsageError
 
-__all__ = ["ThreadPool", "default_threads"]
+__all__ = ["MAX_THREADS", "ThreadPool", "default_threads"]
 
 MAX_THREADS = 1024
 _SYNC_WORDS = 32

@@ -224,6 +224,32 @@ def test_hostile_files_take_little_memory(artifact: bytes, tmp_path: Path) -> No
         assert done.stdout.split() in (["ArtifactError", "0"], ["ResourceError", "0"]), (path, done.stdout)
 
 
+JSON_BOMB = """
+import resource, sys
+from dhc_runtime.strict_json import parse_table
+from dhc_runtime.errors import ArtifactError
+texts = {
+    "tables": b'{"a":[' + b"{}," * 8_000_000 + b"{}]}",
+    "numbers": b'{"a":[' + b"1.5," * 1_400_000 + b"1]}",
+    "keys": b"{" + b",".join(b'"%d":{}' % i for i in range(700_000)) + b"}",
+    "deep": b'{"a":' + b"[" * 1_000_000,
+    "long": b'{"a":"' + b"x" * 30_000_000 + b'"}',
+}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    parse_table(texts[sys.argv[1]], "it", 32 << 20)
+except ArtifactError as error:
+    pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.parametrize("kind", ["tables", "numbers", "keys", "deep", "long"])
+def test_parsing_hostile_json_takes_less_than_200_mb(kind: str) -> None:
+    done = subprocess.run([sys.executable, "-c", JSON_BOMB, kind], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200
+
+
 def test_load_json_limits() -> None:
     with pytest.raises(ArtifactError, match="more than"):
         load_json(b"{}" * 10, "here", 5)

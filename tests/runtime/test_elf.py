@@ -223,7 +223,7 @@ def test_a_missing_function_is_named() -> None:
             "define void @f() {\n ret void\n}",
             "code to run at load",
         ),
-        ("@big = global [600000000 x i8] zeroinitializer", "512 MiB"),
+        ("@big = global [600000000 x i8] zeroinitializer", "128 MiB"),
         ("@f = ifunc void (), ptr @g\ndefine ptr @g() {\n ret ptr null\n}", "resolved at load"),
     ],
 )

@@ -76,7 +76,7 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (file_of(b"{"), "not valid JSON"),
         (file_of(b"[" * 100_000), "not valid JSON"),
         (file_of(b"\xff"), "not valid JSON"),
-        (file_of([]), "not a table"),
+        (file_of([]), "not a JSON table"),
         (file_of(b'{"a": 1, "a": 2}'), "twice"),
         (file_of({"a": 5}), "needs exactly"),
         (file_of({"a": {**GOOD, "more": 1}}), "needs exactly"),

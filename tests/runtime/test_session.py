@@ -25,6 +25,7 @@ from dhc_runtime.errors import (
     TypeMismatchError,
     UsageError,
 )
+from dhc_runtime.thread_pool import default_threads
 
 from tests.runtime.artifacts import Plan, chain, compile_llvm, make_artifact
 
@@ -307,7 +308,7 @@ def test_memory_is_refused_before_it_is_taken(artifact: bytes) -> None:
     assert 0 < held <= 1 << 20
     huge = np.broadcast_to(np.float32(1), (1 << 34, 4))
     with pytest.raises(ResourceError, match=r"the limit is 1\.0 MiB") as caught:
-        session._executor.execute({}, [dhc_memory(huge.shape)], [None, None])
+        session._executor.execute(session._given, [dhc_memory(huge.shape)], [None, None])
     assert caught.value.budget == 1 << 20
     assert session.memory == held
     assert np.array_equal(session.run(array(1000))["y"], array(1000) * 32)
@@ -319,7 +320,7 @@ def test_memory_is_refused_before_it_is_taken(artifact: bytes) -> None:
         dhc_runtime.load(artifact, threads=1, max_memory=40_000).run(array(1000))
     default = dhc_runtime.load(artifact, threads=1)
     with pytest.raises(ResourceError, match="smaller batch"):
-        default._executor.execute({}, [dhc_memory(huge.shape)], [None, None])
+        default._executor.execute(default._given, [dhc_memory(huge.shape)], [None, None])
 
 
 def dhc_memory(shape: tuple[int, ...]) -> Any:
@@ -349,6 +350,23 @@ def test_devices(artifact: bytes) -> None:
     for record in (None, {}, {"arch": 1, "object": "cpu/code.o"}, {"arch": "x", "object": "y", "features": [1]}):
         with pytest.raises(DhcError):
             dhc_runtime.load(chain().artifact(devices={"cpu": record}))
+
+
+def test_the_number_of_threads_is_a_size() -> None:
+    """Scratch memory for each thread: its size is a multiple of the symbol ``threads__``."""
+    plan = Plan("N")
+    x = plan.input("x", "f32", ["N"])
+    scratch = plan.arena("f32", ["threads__", 100])
+    plan.kernel("k_double", [scratch, scratch], [["*", "threads__", 100]])
+    plan.kernel("k_double", [x, plan.output("y", "f32", ["N"])], ["N"])
+    data = plan.artifact(threads=3)
+    assert dhc_runtime.load(data).threads == 3
+    for threads in (1, 2, 50):
+        session = dhc_runtime.load(data, threads=threads)
+        assert session.run(np.ones(3, np.float32))["y"].tolist() == [2, 2, 2]
+        assert session.memory >= 400 * threads
+    for preferred in (0, "4", None, 1 << 40):
+        assert dhc_runtime.load(plan.artifact(threads=preferred)).threads == default_threads()
 
 
 def test_profile_and_trace(artifact: bytes) -> None:
