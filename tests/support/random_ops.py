@@ -11,7 +11,7 @@ import numpy as np
 
 from dhc.ir import Builder, Graph, Value, dtype, registry
 from dhc.ir.symbols import Dim, SymExpr
-from tests.support.random_graphs import INTS, Item, Maker
+from tests.support.random_graphs import Item, Maker
 
 
 @dataclass(frozen=True)
@@ -977,4 +977,61 @@ def fused(m: Maker) -> None:
         m.add(value, x.bound + y.bound, x.error + y.error, least_grid(x, y))
 
 
-assert all(kind in INTS for kind in ("i8", "u8"))
+def _region(m: Maker, types: list[Any]) -> tuple[Graph, Builder, list[Value]]:
+    body = Graph("body", parent=m.graph)
+    return body, Builder(body), [body.add_input(f"v{i}", t) for i, t in enumerate(types)]
+
+
+@rule("if")
+def branch(m: Maker) -> None:
+    x = m.pick("fi", rank=(0, 4))
+    if x is None:
+        return
+    y = m.fresh(x.dtype.name, x.shape)
+    regions = []
+    for op in ("add", "sub"):
+        body, b, (p, q) = _region(m, [x.value.type, y.value.type])
+        body.output(getattr(b, op)(p, q), p)
+        regions.append(body)
+    condition = m.fresh("bool", ())
+    first, second = m.b.if_(condition.value, x.value, y.value, regions=regions)
+    m.add(first, x.bound + y.bound, x.error, least_grid(x, y))
+    m.add(second, x.bound, x.error, x.grid)
+
+
+@rule("loop", data_dependent=True)
+def loop(m: Maker) -> None:
+    x = m.pick("fi", rank=(0, 3))
+    if x is None:
+        return
+    step = m.fresh(x.dtype.name, ())
+    stop = m.flip()
+    i64, boolean = m.b.constant(0).type, m.b.constant(True).type
+    body, b, (iteration, condition, p, q) = _region(m, [i64, boolean, x.value.type, step.value.type])
+    again = b.lt(iteration, b.constant(1)) if stop else condition
+    body.output(again, b.add(p, q), p)
+    trip = m.fresh("i64", (), 0, 3)
+    symbols = [m.graph.fresh_symbol()]
+    last, stacked = m.b.loop(trip.value, True, x.value, step.value, carried=1, symbols=symbols, regions=[body])
+    grid = least_grid(x, step)
+    item = m.add(last, x.bound + 3 * step.bound, x.error, grid)
+    m.end(stacked, item.error if item is not None else math.inf)
+
+
+@rule("scan")
+def scan(m: Maker) -> None:
+    x = m.pick("fi", rank=(1, 3))
+    if x is None:
+        return
+    axis = m.integer(0, x.rank - 1)
+    start = m.fresh(x.dtype.name, (*x.shape[:axis], *x.shape[axis + 1 :]))
+    body, b, (p, q) = _region(m, [start.value.type, start.value.type])
+    total = b.add(p, q)
+    body.output(total, p)
+    attrs = {"in_axes": [axis], "out_axes": [axis], "in_reverse": [m.integer(0, 1)], "out_reverse": [m.integer(0, 1)]}
+    last, stacked = m.b.scan(start.value, x.value, carried=1, scanned=1, regions=[body], **attrs)
+    n = m.most(x.shape[axis])
+    rounding = n * n * (x.bound + start.bound) * 2.0 ** (1 - _precision(x))
+    found = _summed(m, x, n * x.bound + start.bound, n * x.error, least_grid(x, start), rounding)
+    m.add(last, *found)
+    m.add(stacked, *found)
