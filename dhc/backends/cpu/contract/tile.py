@@ -260,6 +260,22 @@ class ResultWriter:
             store_lanes(f, value, f.at(self._out, place * item), left, item)
 
 
+def interleaved(f: Function, vectors: Sequence[Value], lanes: int) -> list[Value]:
+    """Lane ``j`` of vector ``i`` goes to place ``j * len(vectors) + i`` of the concatenated results."""
+    count = len(vectors)
+    if count == 1:
+        return list(vectors)
+    results = []
+    for v in range(count):
+        sources = [divmod(v * lanes + lane, count) for lane in range(lanes)]
+        result = f.shuffle(vectors[0], vectors[1], [j + lanes if i == 1 else j for j, i in sources])
+        for extra in range(2, count):
+            picks = [lanes + j if i == extra else lane for lane, (j, i) in enumerate(sources)]
+            result = f.shuffle(result, vectors[extra], picks)
+        results.append(result)
+    return results
+
+
 def emit_store(
     module: Module,
     name: str,
@@ -273,6 +289,8 @@ def emit_store(
     first_operand: int,
     out_buffer: int,
     column_stride: int = 1,
+    interleave: int = 1,
+    plane: int = 0,
 ) -> Function:
     """Writes ``void store(buffers, sums, rows, count, offset, row_stride, row, column)``.
 
@@ -292,6 +310,8 @@ def emit_store(
         out_buffer: index of the output.
         column_stride: distance of neighbouring results in the output, in elements; other than 1 they are written one
             by one.
+        interleave: number of tile buffers of which a run takes its sums in turn.
+        plane: elements from one of them to the next.
     """
     item = ITEM_BYTES[dtype]
     width = lanes if column_stride == 1 else 1
@@ -327,14 +347,20 @@ def emit_store(
         writer.begin_row(f.argument("row") + r)
 
         def part(j: Value, left: Value | None, source: Value = source, start: Value = start) -> None:
-            writer.write(
-                f.load(vector, f.at(source, j * item), item), start + j * column_stride, f.argument("column") + j, left
-            )
+            """Writes ``interleave`` vectors from output ``j`` of the run on."""
+            at = j // interleave
+            sums = [f.load(vector, f.at(source, (at + i * plane) * item), item) for i in range(interleave)]
+            for i, value in enumerate(interleaved(f, sums, width)):
+                here = None
+                if left is not None:
+                    here = f.value(f.maximum(0, f.minimum(width, left - i * width))) if interleave > 1 else left
+                writer.write(value, start + (j + i * width) * column_stride, f.argument("column") + j, here)
 
-        whole = (count // width) * width
-        with f.loop(0, whole, width) as j:
+        step = width * interleave
+        whole = (count // step) * step
+        with f.loop(0, whole, step) as j:
             part(j, None)
-        if width > 1:
+        if step > 1:
             with f.if_(whole < count):
                 part(whole, count - whole)
     f.ret()

@@ -2,7 +2,8 @@
 
 Both are sums over taps with fixed displacements. A *phase* is a set of output positions that share their taps: a
 convolution has one, a transposed convolution has one for each residue of the output position modulo the stride, each of
-them a plain stride-1 gather without inserted zeros. Within a phase, output ``t * out_stride + out_first`` reads input
+them a plain stride-1 gather without inserted zeros. Phases that differ in x alone are computed together and interleaved
+when they are stored. Within a phase, output ``t * out_stride + out_first`` reads input
 ``t * in_stride + displacement`` for every tap.
 
 A thread takes blocks of output rows. For a block it copies the input rows that the taps need into scratch memory in the
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 PARAMS = ("batch", "in_d", "in_h", "in_w", "out_d", "out_h", "out_w")
 # What follows PARAMS is known at compile time, but kept out of the code so that one kernel serves many layers:
-# these, then six values for each phase, then three displacements for each copied row of each phase.
+# these, then a record for each phase (see _constants), then three displacements for each copied row.
 CONSTANTS = (
     "groups",
     "in_channels",  # of a group
@@ -51,6 +52,9 @@ CONSTANTS = (
 )
 
 
+_MOST_INTERLEAVED = 4
+
+
 @dataclass(frozen=True)
 class Axis:
     """One spatial dimension of a phase: tap indices, their displacements, and where its outputs lie."""
@@ -66,12 +70,12 @@ class Phase:
 
     z: Axis
     y: Axis
-    x: Axis
+    xs: tuple[Axis, ...]  # more than one: neighbouring outputs in x, computed together
 
     @property
     def taps(self) -> int:
         """Number of taps."""
-        return len(self.z.taps) * len(self.y.taps) * len(self.x.taps)
+        return len(self.z.taps) * len(self.y.taps) * sum(len(x.taps) for x in self.xs)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,16 @@ class Plan:
     tiles: tuple[tuple[int, int], ...]
     row_counts: tuple[int, ...]  # of the tile functions: the tiles' rows, or one fewer
     tap_offsets: tuple[int, ...]  # of the x taps within a copied row, in elements; (0,) when each tap has its own row
+
+    @property
+    def interleave(self) -> int:
+        """How many neighbouring outputs in x are computed together."""
+        return len(self.phases[0].xs)
+
+    @property
+    def shared_copy(self) -> bool:
+        """Whether neighbouring outputs in x read the same inputs, as those of a window as large as its stride do."""
+        return all(x.displacements == phase.xs[0].displacements for phase in self.phases for x in phase.xs)
 
     @property
     def wide(self) -> bool:
@@ -109,7 +123,7 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
             Axis(tuple(range(k)), tuple(t * d - p for t in range(k)), 0)
             for k, d, p in zip(kernel, dilation, pad, strict=True)
         ]
-        phases: tuple[Phase, ...] = (Phase(*axes),)
+        phases: tuple[Phase, ...] = (Phase(axes[0], axes[1], (axes[2],)),)
         wide = not spec.narrow and stride[2] == 1 and 1 < kernel[2] <= 16 and dilation[2] * (kernel[2] - 1) <= 64
         offsets = tuple(t * dilation[2] for t in range(kernel[2])) if wide else (0,)
         return Plan(phases, stride, (1, 1, 1), shape, tiles, row_counts, offsets)
@@ -120,7 +134,8 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
             taps = tuple(t for t in range(k) if (first + p - t * d) % s == 0)
             axis.append(Axis(taps, tuple((first + p - t * d) // s for t in taps), first))
         choices.append(axis)
-    phases = tuple(Phase(*axes) for axes in itertools.product(*choices))
+    xs = [tuple(choices[2])] if stride[2] <= _MOST_INTERLEAVED else [(x,) for x in choices[2]]
+    phases = tuple(Phase(z, y, together) for z in choices[0] for y in choices[1] for together in xs)
     return Plan(phases, (1, 1, 1), stride, shape, tiles, row_counts, (0,))
 
 
@@ -135,7 +150,8 @@ def pack_weights(
         weights: ``[OC, C / groups, k...]``, for a transposed convolution ``[C, OC / groups, k...]``.
 
     Returns:
-        A flat array, ordered (group, phase, tile of output channels, channel, tap, output channel in tile).
+        A flat array, ordered (group, phase, x residue, tile of output channels, channel, tap, output channel
+        in tile).
     """
     import numpy as np
 
@@ -149,13 +165,14 @@ def pack_weights(
     parts = []
     for group in range(groups):
         for phase in plan.phases:
-            chosen = full[group][:, :, list(phase.z.taps)][:, :, :, list(phase.y.taps)][:, :, :, :, list(phase.x.taps)]
-            flat = chosen.reshape(outs, ins * phase.taps)
-            first = 0
-            for rows, count in plan.tiles:
-                for _ in range(count):
-                    parts.append(flat[first : first + rows].T.reshape(-1))
-                    first += rows
+            for x in phase.xs:
+                chosen = full[group][:, :, list(phase.z.taps)][:, :, :, list(phase.y.taps)][:, :, :, :, list(x.taps)]
+                flat = chosen.reshape(outs, -1)
+                first = 0
+                for rows, count in plan.tiles:
+                    for _ in range(count):
+                        parts.append(flat[first : first + rows].T.reshape(-1))
+                        first += rows
     return np.ascontiguousarray(np.concatenate(parts)) if parts else np.zeros(0, weights.dtype)
 
 
@@ -171,7 +188,10 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     columns = shape.columns
     ins_fixed = spec.in_channels // spec.groups
     inner_taps = len(plan.tap_offsets)
+    interleave = plan.interleave
     copies = max(phase.taps for phase in plan.phases) // inner_taps
+    if plan.shared_copy:
+        copies //= interleave
     span = max(plan.tap_offsets)
 
     # Scratch memory of a thread: half the second-level cache, or what one vector tile needs when that is more.
@@ -214,21 +234,24 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         bias_buffer=2,
         first_operand=out_at - len(operands),
         out_buffer=out_at,
-        column_stride=plan.out_stride[2],
+        column_stride=plan.out_stride[2] // interleave,
+        interleave=interleave,
+        plane=shape.rows * columns,
     )
     copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, plan.in_stride[2])
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
     phases_at = len(names)
-    taps_at = names["phases"] * 6 + phases_at
+    record = 3 + 3 * interleave
+    taps_at = names["phases"] * record + phases_at
     groups, ins, outs = names["groups"], names["in_channels"], names["out_channels"]
     in_strides: tuple[Int, ...] = (names["in_stride_z"], names["in_stride_y"], plan.in_stride[2])
     out_strides: tuple[Int, ...] = (names["out_stride_z"], names["out_stride_y"], plan.out_stride[2])
     tid, nthreads = f.argument("tid"), f.argument("nthreads")
     source, weight = f.pointer_argument(0), f.pointer_argument(1)
     scratch = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
-    sums = f.stack(shape.rows * columns * item)
+    sums = f.stack((interleave * shape.rows * columns + lanes) * item)
     in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
     out_d, out_h, out_w = names["out_d"], names["out_h"], names["out_w"]
     # Without neighbours the whole map is one row. An output beyond the input (end pads) has no such shortcut.
@@ -239,9 +262,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     tile_total = names["larger_tiles"] + names["smaller_tiles"]
 
     with f.loop(0, names["phases"]) as phase_index:
-        entry = [f.parameter(phase_index * 6 + (phases_at + i)) for i in range(6)]
-        first_tap, tap_count, taps_before, first_z, first_y, first_x = entry
-        phase_weight = taps_before * ins * outs
+        entry = [f.parameter(phase_index * record + (phases_at + i)) for i in range(record)]
+        first_z, first_y, first_x = entry[:3]
+        parts = [tuple(entry[i : i + 3]) for i in range(3, record, 3)]  # first tap, number of taps, taps before
+        tap_count = entry[4]
+        if not plan.shared_copy:
+            for part in parts[1:]:
+                tap_count = tap_count + part[1]
         size = [
             f.value(f.maximum(0, f.ceildiv(out - first, stride)))
             for out, first, stride in zip((out_d, out_h, out_w), (first_z, first_y, first_x), out_strides, strict=True)
@@ -282,12 +309,18 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             x_count = f.value(f.minimum(x_size, t_w - x_first))
             r_count = f.value(f.minimum(r_size, t_rows - r_first))
 
+            # Where the copied rows of each x residue begin in the scratch memory.
+            regions: list[Value] = [scratch]
+            for part in parts[:-1]:
+                regions.append(scratch if plan.shared_copy else f.at(regions[-1], part[1] * ins * pitch * item))
+
             with f.if_(last_copied.get().equals(block).equals(0)):
                 last_copied.set(block)
                 channel0 = f.at(source, (image * groups + group) * ins * in_plane * item)
-                with f.loop(0, tap_count) as tap:
-                    dz, dy, dx = (f.parameter(taps_at + ((first_tap + tap) * 3 + i)) for i in range(3))
-                    with f.loop(0, r_count) as r:
+                copied = list(zip(parts, regions))[: 1 if plan.shared_copy else interleave]
+                for part, region in copied:
+                    with f.loop(0, part[1]) as tap, f.loop(0, r_count) as r:
+                        dz, dy, dx = (f.parameter(taps_at + ((part[0] + tap) * 3 + i)) for i in range(3))
                         position = r_first + r
                         z = (position // t_h) * in_strides[0] + dz
                         y = (position % t_h) * in_strides[1] + dy
@@ -304,8 +337,8 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                                 x_first * in_strides[2] + dx,
                                 width,
                                 x_count + span,
-                                f.at(scratch, (tap * pitch + r * pitch_row) * item),
-                                tap_count * pitch * item,
+                                f.at(region, (tap * pitch + r * pitch_row) * item),
+                                part[1] * pitch * item,
                             ],
                         )
 
@@ -316,15 +349,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 run_row = f.select(contiguous, whole, x_count)
                 run_pitch = f.select(contiguous, whole, pitch_row)
             tile_begin, tile_end = even_share(f, tile_total, split, splits)
-            group_weight = f.at(weight, (group * names["taps"] * ins * outs + phase_weight) * item)
-            steps = tap_count * ins
+            group_weight = f.at(weight, group * names["taps"] * ins * outs * item)
             out_image = (image * groups + group) * outs * out_plane
 
             def column_tiles(
                 rows: int,
                 row: Value,
                 f: Any = f,
-                steps: Value = steps,
                 total: Value = total,
                 group_weight: Value = group_weight,
                 pitch: Value = pitch,
@@ -336,8 +367,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 x_first: Value = x_first,
                 out_image: Value = out_image,
                 first: tuple[Value, ...] = (first_z, first_y, first_x),
+                parts: list[tuple[Value, ...]] = parts,
+                regions: list[Value] = regions,
             ) -> None:
-                a = f.at(group_weight, row * (steps * (inner_taps * item)))
+                tile_weights = [
+                    f.at(group_weight, (before * outs + row * (taps * inner_taps)) * ins * item)
+                    for _, taps, before in parts
+                ]
 
                 def finish(q: Value, width: Int) -> None:
                     """Writes the runs of real outputs among ``width`` computed columns from ``q`` on."""
@@ -355,13 +391,16 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                             y = (position % t_h) * out_strides[1] + first[1]
                             column = (x_first + x.get()) * out_strides[2] + first[2]
                             place = out_image + row * out_plane + (z * out_h + y) * out_w + column
+                            outputs = count
+                            if interleave > 1:
+                                outputs = f.value(f.minimum(count * interleave, out_w - column))
                             f.call(
                                 store,
                                 [
                                     f.argument("buffers"),
                                     f.at(sums, (at.get() - q) * item),
                                     rows,
-                                    count,
+                                    outputs,
                                     place,
                                     out_plane,
                                     group * outs + row,
@@ -379,7 +418,10 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                         f.if_else(left > 0, write, skip)
 
                 def run(q: Value, vectors: int) -> None:
-                    f.call(accumulate[rows, vectors], [a, 0, 0, f.at(scratch, q * item), pitch * item, steps, sums])
+                    for i, (part, a, region) in enumerate(zip(parts, tile_weights, regions)):
+                        to = f.at(sums, i * shape.rows * columns * item)
+                        b = f.at(region, q * item)
+                        f.call(accumulate[rows, vectors], [a, 0, 0, b, pitch * item, part[1] * ins, to])
                     finish(q, vectors * lanes)
 
                 q = f.variable("i64", 0)
@@ -416,12 +458,15 @@ def _constants(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch_bytes: in
     displacements: list[int] = []
     taps_before = 0
     for phase in plan.phases:
-        xs = phase.x.displacements[:1] if plan.wide else phase.x.displacements
-        rows = list(itertools.product(phase.z.displacements, phase.y.displacements, xs))
-        phases += [len(displacements) // 3, len(rows), taps_before]
-        phases += [phase.z.out_first, phase.y.out_first, phase.x.out_first]
-        displacements += [value for row in rows for value in row]
-        taps_before += phase.taps
+        # A record: where the outputs begin in z, y and x; then for each x residue its first copied row, its number of
+        # copied rows, and the taps whose weights lie before its own.
+        phases += [phase.z.out_first, phase.y.out_first, 0 if plan.interleave > 1 else phase.xs[0].out_first]
+        for x in phase.xs:
+            xs = x.displacements[:1] if plan.wide else x.displacements
+            rows = list(itertools.product(phase.z.displacements, phase.y.displacements, xs))
+            phases += [len(displacements) // 3, len(rows), taps_before]
+            displacements += [value for row in rows for value in row]
+            taps_before += len(phase.z.taps) * len(phase.y.taps) * len(x.taps)
     return (*values, *phases, *displacements)
 
 
