@@ -254,6 +254,29 @@ def test_sizes_that_may_or_may_not_be_one() -> None:
     np.testing.assert_array_equal(dy, [2, 50])
 
 
+@pytest.mark.parametrize(
+    ("name", "attrs"),
+    [
+        ("reduce_sum", {"axes": (0,)}), ("reduce_mean", {}), ("reduce_max", {"axes": (0,), "keepdims": True}),
+        ("reduce_prod", {"axes": (0, 1)}), ("logsumexp", {"axes": (-2,)}), ("cumsum", {"axis": 0, "reverse": True}),
+        ("cumprod", {"axis": 0, "exclusive": True}),
+    ],
+)  # fmt: skip
+def test_gradients_of_reductions_over_symbolic_sizes(name: str, attrs: dict[str, Any]) -> None:
+    graph = Graph()
+    result = Builder(graph).call(name, graph.input("x", "f64", ("N", "M")), attrs=attrs)
+    graph.output(result)
+    slopes = gradient(graph)
+    rng = np.random.default_rng(5)
+    for shape in ((4, 3), (1, 2)):
+        x = rng.uniform(0.5, 2, shape)
+        direction, (at,) = rng.normal(size=shape), graph.evaluate(x)
+        cotangent = rng.normal(size=at.shape)
+        (slope,) = slopes.evaluate(x, cotangent)
+        sides = [np.sum(cotangent * graph.evaluate(x + step * direction)[0]) for step in (1e-6, -1e-6)]
+        assert np.sum(slope * direction) == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-6, abs=1e-7)
+
+
 def test_integer_paths_carry_nothing() -> None:
     graph = Graph()
     x = graph.input("x", "f64", (3,))

@@ -25,6 +25,7 @@ from dhc.ir.ops import (  # noqa: F401
     norm,
     pad,
     pool,
+    position,
     quantize,
     random,
     rearrange,
