@@ -64,6 +64,7 @@ def fit(data: DigitsData) -> DigitsNetwork:
     """Fits the dense layers on the training images and on copies of them shifted by one pixel in four directions."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits
 
     filters = _filter_bank()
     images = data.train_images.reshape(-1, _SIDE, _SIDE)
@@ -75,7 +76,9 @@ def fit(data: DigitsData) -> DigitsNetwork:
     model = MLPClassifier(
         (_HIDDEN,), alpha=1e-3, batch_size=128, learning_rate_init=3e-3, max_iter=_EPOCHS, random_state=_SEED
     )
-    with warnings.catch_warnings():
+    # Matrices this small gain nothing from a second thread, and on a busy machine BLAS threads wait for each other.
+    # One thread also sums in one order, so every run fits the same weights.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # The number of epochs is chosen for a demo's patience, not for the last digit of the loss.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(_features(augmented, filters), labels)
