@@ -80,24 +80,21 @@ def _conv_type(call: Call) -> list[TensorType]:
 def _conv_reference(call: Call, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     out, groups = call.results[0].dtype, call.attrs.groups
     n, o, *sizes = ints(call.results[0].shape)
-    per_group = w.shape[1]
     window = Window.of(call, w.shape[2:])
     accumulator = compute_dtype(out)
     factor = exact_factor_dtype(x, w, accumulator, math.prod(w.shape[1:]))
     padded = window.padded(x.astype(factor, copy=False), 0)
-    weights = w.astype(factor, copy=False).reshape(groups, o // groups, per_group, math.prod(w.shape[2:]))
-    count = math.prod(sizes)
-    total = np.zeros((n, groups, o // groups, count), factor)
-    positions = list(window.positions())
-    # Kernel elements whose patches together stay small are multiplied at once.
-    at_once = max(1, PATCH_BYTES // max(1, n * groups * per_group * count * factor.itemsize))
-    for first in range(0, len(positions), at_once):
-        chosen = positions[first : first + at_once]
-        patches = np.stack([window.taken(padded, position, sizes) for position in chosen], axis=2)
-        depth = per_group * len(chosen)
-        kernel = weights[..., first : first + at_once].reshape(groups, o // groups, depth)
-        total += np.matmul(kernel, patches.reshape(n, groups, depth, count))
-    total = total.reshape(n, o, *sizes)
+    kernel = w.astype(factor, copy=False).reshape(groups, o // groups, math.prod(w.shape[1:]))
+    total = np.zeros((n, o, *sizes), factor)
+    # Slabs of the first spatial axis whose copies stay small: one product each.
+    bytes_per_row = n * x.shape[1] * math.prod(w.shape[2:]) * math.prod(sizes[1:]) * factor.itemsize
+    rows = max(1, PATCH_BYTES // max(1, bytes_per_row))
+    for first in range(0, sizes[0], rows):
+        slab = [min(rows, sizes[0] - first), *sizes[1:]]
+        below = padded[:, :, first * window.strides[0] :]
+        patches = np.stack([window.taken(below, position, slab) for position in window.positions()], axis=2)
+        product = np.matmul(kernel, patches.reshape(n, groups, kernel.shape[2], math.prod(slab)))
+        total[:, :, first : first + slab[0]] = product.reshape(n, o, *slab)
     if bias is not None:
         total = total + bias.astype(factor).reshape(o, *(1 for _ in sizes))
     return round_once(total, accumulator, out)
