@@ -6,7 +6,9 @@ from collections import Counter
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dhc.errors import DhcError
 from dhc.ir import registry
 from dhc.ir.text import parse_graph, print_graph
 from dhc.ir.verifier import verify
@@ -39,6 +41,39 @@ def test_special_values_run(case):
 def test_other_sizes_run(case):
     for extreme in (case.smallest, dict.fromkeys(case.sizes, LARGEST)):
         case.graph.evaluate(**case.inputs(extreme))
+
+
+PIECES = [
+    *"[]{}()%@\",:=-9<>#\\",
+    "N", "f32", "seq<", "nan", "inf", "dense<", "graph", "loc(", "true", "->", "1e999", "0x", "*", "//",
+    "99999999999", "sha256:", "quant(", "image(", "i4", "str", "bool", "c64", "axis", "return", "\0",
+]  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(random_graphs(), st.randoms(use_true_random=False))
+def test_damaged_text_is_refused_or_read(case, random):
+    """Whatever is deleted, inserted or doubled: a graph that prints and reads back, or an error of dhc."""
+    text = print_graph(case.graph)
+    for _ in range(15):
+        damaged = text
+        for _ in range(random.randint(1, 3)):
+            at = random.randrange(len(damaged))
+            change = random.choice(["delete", "insert", "insert", "double"])
+            if change == "delete":
+                damaged = damaged[:at] + damaged[at + random.randint(1, 8) :]
+            elif change == "insert":
+                damaged = damaged[:at] + random.choice(PIECES) + damaged[at:]
+            else:
+                start = random.randrange(len(damaged))
+                damaged = damaged[:at] + damaged[start : start + 20] + damaged[at:]
+        try:
+            parsed = parse_graph(damaged)
+        except DhcError as error:
+            assert str(error)
+            continue
+        again = print_graph(parsed)
+        assert print_graph(parse_graph(again)) == again
 
 
 @pytest.mark.parametrize("name", sorted({r.name for r in RULES}))
