@@ -104,6 +104,26 @@ def test_gradient_against_central_differences(op: OpDef) -> None:
     assert tried, f"{op.name} is differentiable but has no example with wide floats: give OpDef.examples"
 
 
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_gradients_keep_the_element_type_and_shape(op: OpDef) -> None:
+    """For every example, also half floats and empty tensors; the numbers are not judged here."""
+    seen: set[tuple[Any, ...]] = set()
+    for example in examples_for(op):
+        carriers = tuple(d for d in example.dtypes if d.kind in "f")
+        key = (carriers, any(a.size == 0 for a in example.arrays), len(example.arrays))
+        if not carriers or key in seen:
+            continue
+        seen.add(key)
+        graph = example.graph()
+        results = [r for v, r in zip(graph.outputs, graph.evaluate(*example.arrays)) if carries_gradient(v)]
+        if not results:
+            continue
+        slopes = gradient(graph)
+        for slope, name in zip(slopes.evaluate(*example.arrays, *map(np.ones_like, results)), slopes.output_names):
+            array = example.arrays[int(name.removeprefix("grad_x"))]
+            assert slope.dtype == array.dtype and slope.shape == array.shape, example
+
+
 @pytest.mark.parametrize("op", registry.all_ops(), ids=lambda op: op.name)
 def test_every_op_says_whether_it_has_a_gradient(op: OpDef) -> None:
     from dhc.ir.kinds import Composite
@@ -157,6 +177,13 @@ def test_clamp_gives_the_gradient_to_what_it_returns() -> None:
     np.testing.assert_array_equal(x, [0, 1, 0, 1])
     np.testing.assert_array_equal(low, [1, 0, 0, 0])
     np.testing.assert_array_equal(high, [0, 0, 1, 0])
+
+
+def test_half_floats_do_not_count_elements() -> None:
+    graph = Graph()
+    graph.output(Builder(graph).reduce_mean(graph.input("x", "f16", (70_000,))))
+    (slope,) = gradient(graph).evaluate(np.zeros(70_000, np.float16), np.float16(7000))
+    np.testing.assert_array_equal(slope, np.full(70_000, 0.1, np.float16))
 
 
 @pytest.mark.parametrize("zeros", [(), (1,), (0, 2)])

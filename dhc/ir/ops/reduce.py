@@ -167,7 +167,10 @@ def count_of(b: Builder, dims: Sequence[symbols.Dim], dtype: DType) -> Value:
 
 
 def _grad_mean(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
-    return (expand_reduced(b, node, b.div(g, count_of(b, reduction_domain(Call.of(node)), g.dtype))),)
+    # A half float cannot count beyond 65504 (f16) or exactly beyond 256 (bf16).
+    compute = compute_dtype(g.dtype)
+    share = b.div(b.cast(g, dtype=compute), count_of(b, reduction_domain(Call.of(node)), compute))
+    return (expand_reduced(b, node, b.cast(share, dtype=g.dtype)),)
 
 
 _reduction(
@@ -222,12 +225,10 @@ def _grad_extreme(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
     x = node.operands[0]
     axes = Call.of(node).axes(node.attrs["axes"])
     chosen = b.eq(x, expand_reduced(b, node, node.result))
-    share = b.cast(chosen, dtype=x.dtype)
     # The number of ties may exceed what a half float can count.
-    count_dtype = compute_dtype(x.dtype)
-    ties = b.reduce_sum(b.cast(chosen, dtype=count_dtype), axes=axes, keepdims=True)
-    spread = b.broadcast_to(b.cast(ties, dtype=x.dtype), shape=x.shape)
-    return (b.mul(expand_reduced(b, node, g), b.div(share, spread)),)
+    marks = b.cast(chosen, dtype=compute_dtype(x.dtype))
+    share = b.div(marks, b.reduce_sum(marks, axes=axes, keepdims=True))
+    return (b.mul(expand_reduced(b, node, g), b.cast(share, dtype=x.dtype)),)
 
 
 _reduction(
