@@ -8,7 +8,7 @@ import sys
 from typing import Any, Dict, List, Optional, Union
 
 from dhc_runtime.cpu_features import host_arch
-from dhc_runtime.elf import PAGE, ElfObject
+from dhc_runtime.elf import ElfObject
 from dhc_runtime.errors import ArtifactError, DeviceError, ResourceError
 
 __all__ = ["ALLOWED_SYMBOLS", "CodeObject"]
@@ -87,7 +87,7 @@ class CodeObject:
 
     def __init__(self, data: Union[bytes, bytearray, memoryview], where: str = "object code") -> None:
         self._where = where
-        elf = ElfObject(data, where)
+        elf = ElfObject(data, where, mmap.PAGESIZE)
         if elf.arch != host_arch():
             raise ArtifactError(
                 "The code is for {} and this machine is {}".format(elf.arch, host_arch()),
@@ -97,9 +97,8 @@ class CodeObject:
         if sys.platform == "win32" or not hasattr(mmap, "PROT_READ"):
             raise DeviceError("Code of artifacts cannot be loaded on this system", where, "Run it on Linux or macOS")
         addresses = {name: _resolve(name, where) for name in elf.undefined}
-        # The image starts at a multiple of PAGE, as the largest section alignment asks; mmap only promises the system's
-        # page.
-        size = max(elf.image_size, PAGE) + PAGE
+        # A section may ask for more alignment than the system's page, which is all that mmap promises.
+        size = max(elf.image_size, elf.page) + elf.page - mmap.PAGESIZE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         if elf.needs_low_memory and sys.platform == "linux" and elf.arch == "x86_64":
             flags |= _MAP_32BIT
@@ -108,7 +107,7 @@ class CodeObject:
         except (OSError, ValueError) as error:
             raise ResourceError("No memory for {} bytes of code".format(size), size, where) from error
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        offset = -start % PAGE
+        offset = -start % elf.page
         self.base = start + offset
         view = memoryview(self._map)
         elf.link(view[offset : offset + elf.image_size], self.base, lambda name: addresses[name])

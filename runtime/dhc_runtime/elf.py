@@ -16,7 +16,7 @@ from dhc_runtime.errors import ArtifactError
 
 __all__ = ["ElfObject", "Segment"]
 
-PAGE = 65536  # the largest page size of AArch64 systems; a multiple of all others
+_LARGEST_PAGE = 65536  # of any AArch64 system
 _MAX_IMAGE = 128 << 20
 _MAX_SECTIONS = 65535
 _MAX_SYMBOLS = 200_000
@@ -60,7 +60,7 @@ class Symbol(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of the image with one protection: ``rx``, ``r`` or ``rw``; start and size are multiples of `PAGE`."""
+    """A part of the image with one protection: ``rx``, ``r`` or ``rw``; start and size are multiples of the page."""
 
     protection: str
     start: int
@@ -73,9 +73,11 @@ class ElfObject:
     Args:
         data: the bytes of the object.
         where: what to call it in messages.
+        page: page size of the memory that the code will run in.
 
     Attributes:
         arch: ``x86_64`` or ``aarch64``.
+        page: alignment of the image and of its segments: the page size, or more if a section asks for more.
         segments: the parts of the image, in order of address.
         image_size: bytes of memory that the linked code takes.
         undefined: names of the symbols that must come from outside, sorted.
@@ -86,9 +88,10 @@ class ElfObject:
             does not offer (thread-local storage, constructors, an unknown relocation).
     """
 
-    def __init__(self, data: Buffer, where: str = "object code") -> None:
+    def __init__(self, data: Buffer, where: str = "object code", page: int = _LARGEST_PAGE) -> None:
         self._data = memoryview(data).cast("B")
         self._where = where
+        self.page = page
         self.arch = ""
         self._sections = self._read_sections()
         self._symbols = self._read_symbols()
@@ -157,7 +160,7 @@ class ElfObject:
             if kind not in (0, _SHT_NOBITS):
                 self._slice(offset, size, "section " + text)
             alignment = max(alignment, 1)
-            if flags & _SHF_ALLOC and (alignment & (alignment - 1) or alignment > PAGE):
+            if flags & _SHF_ALLOC and (alignment & (alignment - 1) or alignment > _LARGEST_PAGE):
                 raise self._fail("The section {} has the alignment {}".format(text, alignment))
             sections.append(Section(text, kind, flags, offset, size, link, info, alignment, entry))
         return sections
@@ -193,6 +196,11 @@ class ElfObject:
                     raise self._fail("The symbol {} lies in a section that does not exist".format(text))
                 if section and value + size > self._sections[section].size:
                     raise self._fail("The symbol {} lies outside of its section".format(text))
+            if section == _SHN_COMMON:
+                # The value of such a symbol is its alignment.
+                if value < 1 or value & (value - 1) or value > _LARGEST_PAGE:
+                    raise self._fail("The symbol {} has the alignment {}".format(text, value))
+                self.page = max(self.page, value)
             symbols.append(Symbol(text, kind, binding, section, value, size))
         return symbols
 
@@ -253,6 +261,7 @@ class ElfObject:
         for index, section in enumerate(self._sections):
             if not self._is_loaded(section):
                 continue
+            self.page = max(self.page, section.alignment)
             if section.flags & _SHF_EXECINSTR:
                 if section.flags & _SHF_WRITE:
                     raise self._fail("The section {} is both writable and executable".format(section.name))
@@ -283,13 +292,10 @@ class ElfObject:
             else:
                 for number, symbol in enumerate(self._symbols):
                     if symbol.section == _SHN_COMMON:
-                        alignment = symbol.value
-                        if alignment < 1 or alignment & (alignment - 1) or alignment > PAGE:
-                            raise self._fail("The symbol {} has the alignment {}".format(symbol.name, alignment))
-                        position = -(-position // alignment) * alignment
+                        position = -(-position // symbol.value) * symbol.value
                         self._common[number] = position
                         position += symbol.size
-            position = -(-position // PAGE) * PAGE
+            position = -(-position // self.page) * self.page
             if position > _MAX_IMAGE:
                 raise self._fail("The object asks for more than {} MiB of memory".format(_MAX_IMAGE >> 20))
             if position > start:

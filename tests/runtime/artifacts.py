@@ -296,7 +296,11 @@ class Plan:
 
 
 def make_artifact(
-    plan: dict[str, Any], weights: dict[str, np.ndarray], code: bytes | None = None, **manifest: Any
+    plan: dict[str, Any],
+    weights: dict[str, np.ndarray],
+    code: bytes | None = None,
+    member: str = "cpu/code.o",
+    **manifest: Any,
 ) -> bytes:
     """An artifact with this plan, the kernels of this module, and these weights."""
     tensors = {}
@@ -316,7 +320,7 @@ def make_artifact(
             "plan.json": json.dumps(plan).encode(),
             "graph.txt": b"",
             "weights.safetensors": safetensors.serialize(tensors),
-            "cpu/code.o": code_object() if code is None else code,
+            member: code_object() if code is None else code,
         },
     )
 

@@ -202,6 +202,18 @@ def test_memory_is_never_writable_and_executable() -> None:
     assert [mode for start, stop, mode in mine if start <= code.address("count") < stop] == ["r-xp"]
 
 
+@pytest.mark.parametrize("alignment", [16, 4096, 8192, 65536])
+@pytest.mark.parametrize(
+    "kind", ['constant [3 x i8] c"abc"', 'global [3 x i8] c"abc"', "common global [3 x i8] zeroinitializer"]
+)
+def test_alignment_of_data(kind: str, alignment: int) -> None:
+    source = f"@d = {kind}, align {alignment}\ndefine ptr @f() {{\n ret ptr @d\n}}"
+    for code in [CodeObject(compile_llvm(source)) for _ in range(3)]:
+        address = ctypes.CFUNCTYPE(ctypes.c_uint64)(code.address("f"))()
+        assert address % alignment == 0
+        assert ctypes.string_at(address, 3) == (bytes(3) if kind.startswith("common") else b"abc")
+
+
 def test_only_allowed_symbols() -> None:
     source = "declare i32 @system(ptr)\ndefine i32 @f(ptr %p) {\n %r = call i32 @system(ptr %p)\n ret i32 %r\n}"
     with pytest.raises(ArtifactError, match=r"'system'.*not among the functions"):
