@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dhc_runtime.code_object import ALLOWED_SYMBOLS
+from dhc_runtime.elf import ElfObject
 from dhc_runtime.errors import CompileError
 
 from dhc.backends.cpu.cache import KernelCache, default_cache
@@ -65,21 +67,20 @@ def _run_passes(module: Any, machine: Any) -> None:
     builder.getModulePassManager().run(module, builder)  # a manager runs once
 
 
-def optimise(ir_text: str, target: CpuTarget) -> Any:
-    """Parses IR and runs LLVM's pipeline with its loop vectoriser; returns the module.
+def parse_ir(ir_text: str, target: CpuTarget) -> Any:
+    """A verified LLVM module for a target from text.
 
     Raises:
-        CompileError: LLVM rejects the IR.
+        CompileError: LLVM rejects the text.
     """
     import llvmlite.binding as llvm
 
     machine = _target_machine(target)
     try:
         module = llvm.parse_assembly(ir_text)
-        module.data_layout = str(machine.target_data)
         module.triple = target.triple
+        module.data_layout = str(machine.target_data)
         module.verify()
-        _run_passes(module, machine)
     except RuntimeError as error:
         raise CompileError(
             f"LLVM rejects a kernel: {str(error).strip()[:2000]}",
@@ -88,13 +89,27 @@ def optimise(ir_text: str, target: CpuTarget) -> Any:
     return module
 
 
-def emit_object(ir_text: str, target: CpuTarget) -> bytes:
-    """Optimised object code of an IR module."""
-    module = optimise(ir_text, target)
+def emit_module(module: Any, target: CpuTarget) -> bytes:
+    """Optimises a module with LLVM's pipeline and loop vectoriser and gives its object code; the module is changed.
+
+    Raises:
+        CompileError: LLVM cannot emit code, or the code needs something that artifacts may not refer to.
+    """
+    machine = _target_machine(target)
     try:
-        return bytes(_target_machine(target).emit_object(module))
+        _run_passes(module, machine)
+        data = bytes(machine.emit_object(module))
     except RuntimeError as error:
         raise CompileError(f"LLVM cannot emit code for {target.name}: {error}") from error
+    foreign = sorted(set(ElfObject(data, "kernel").undefined) - ALLOWED_SYMBOLS)
+    if foreign:
+        raise CompileError(f"a kernel refers to {', '.join(foreign)}, which artifacts do not have")
+    return data
+
+
+def emit_object(ir_text: str, target: CpuTarget) -> bytes:
+    """Optimised object code of an IR module."""
+    return emit_module(parse_ir(ir_text, target), target)
 
 
 def compile_kernel(kernel: Kernel, target: CpuTarget, cache: KernelCache | None = None) -> ObjectCode:
