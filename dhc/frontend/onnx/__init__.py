@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 if TYPE_CHECKING:
     from dhc.ir.graph import Graph
 
 Shapes = Mapping[str, Sequence[Union[int, str]]]
+Values = Mapping[str, Any]
 
 
-def load_onnx(model: str | PathLike[str] | bytes, shapes: Shapes | None = None) -> Graph:
+def load_onnx(
+    model: str | PathLike[str] | bytes, shapes: Shapes | None = None, values: Values | None = None
+) -> Graph:
     """Reads an ONNX model.
 
     Args:
         model: path of the file, or its bytes (then without external data).
         shapes: input name -> shape; ints fix sizes, strings name symbolic ones. Inputs not named keep the shapes of
             the model, whose unknown sizes stay symbolic.
+        values: input name -> array; such an input is fixed to the value and no longer an input of the graph. Axes,
+            scales and other operands that decide the structure of a graph must be known in this way.
 
     Returns:
         A typed graph; every node knows its ONNX node.
@@ -32,4 +37,23 @@ def load_onnx(model: str | PathLike[str] | bytes, shapes: Shapes | None = None) 
     from dhc.frontend.onnx.reader import read_model
 
     source = read_model(model)
-    return import_model(source.proto, shapes or {}, source=source.name, folder=source.folder)
+    return import_model(source.proto, shapes or {}, source=source.name, folder=source.folder, values=values or {})
+
+
+def save_onnx(graph: Graph, path: str | PathLike[str]) -> None:
+    """Writes a graph as an ONNX model (opset 21).
+
+    Raises:
+        UnsupportedError: ONNX has no operators for parts of the graph; the message lists all of them.
+        ResourceError: the model is larger than protobuf allows.
+    """
+    from dhc.frontend.onnx.export import write_onnx
+
+    write_onnx(graph, path)
+
+
+def to_onnx(graph: Graph) -> Any:
+    """The `onnx.ModelProto` of a graph (see `save_onnx`)."""
+    from dhc.frontend.onnx.export import export_graph
+
+    return export_graph(graph)

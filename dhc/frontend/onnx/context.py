@@ -16,6 +16,7 @@ import numpy as np
 
 from dhc_runtime.errors import ModelError, UnsupportedError
 
+from dhc.frontend.onnx.constants import constant_of, evaluate_constant, inputs_behind
 from dhc.ir import symbols
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import DType, i64
@@ -70,18 +71,22 @@ class Scope:
         array = constant_of(outer)
         if array is not None:
             return array
+        if outer.graph is self.graph:
+            return outer
         if name not in self.captures:
             self.captures[name] = outer
             self.names[name] = self.graph.add_input(name, outer.type)
         return self.names[name]
 
 
-def constant_of(value: Value) -> np.ndarray | None:
-    """The array of a constant node's result."""
-    if value.producer is not None and value.producer.op.name == "constant":
-        array: np.ndarray = value.producer.attrs["value"]
-        return array
-    return None
+class NeedsValue(UnsupportedError):
+    """An operand decides the structure of the graph, but depends on inputs.
+
+    Attributes:
+        inputs: names of the model's inputs that would have to be known (see `values` of `dhc.load_onnx`).
+    """
+
+    inputs: tuple[str, ...] = ()
 
 
 class NodeContext:
@@ -167,25 +172,42 @@ class NodeContext:
             return found
         if isinstance(found, Known):
             return found.numpy() if found.is_static else None
-        return constant_of(found)
+        return evaluate_constant(found)
 
     def require_const(self, index: int, what: str) -> np.ndarray:
         """Input `index`, which must be known at import.
 
         Raises:
-            UnsupportedError: it depends on the inputs of the model.
+            NeedsValue: it depends on the inputs of the model.
         """
         array = self.const(index)
         if array is None:
-            self.unsupported(f"{what} must be known when the model is compiled", "make it a constant or initializer")
+            self.needs(index, f"{what} must be known when the model is compiled")
         return array
+
+    def needs(self, index: int, message: str) -> NoReturn:
+        """Refuses an operand that is not known when the model is imported.
+
+        Raises:
+            NeedsValue: always; it names the inputs of the model behind the operand.
+        """
+        found = self.raw(index)
+        inputs = inputs_behind(found, self.scope) if isinstance(found, Value) else []
+        hint = "make it a constant or initializer"
+        if inputs:
+            hint += f", or fix the inputs {inputs} to values"
+        error = NeedsValue(f"{self.proto.op_type}: {message}", where=str(self.location), hint=hint)
+        error.inputs = tuple(inputs)
+        raise error
 
     def known(self, index: int) -> np.ndarray | None:
         """Input `index` as an object array of dims when it is followed symbolically, else None."""
         found = self.raw(index)
         if isinstance(found, Known):
             return found.array
-        array = found if isinstance(found, np.ndarray) else constant_of(found)
+        if isinstance(found, Value) and (not isinstance(found.type, TensorType) or found.dtype.kind not in "iub"):
+            return None
+        array = found if isinstance(found, np.ndarray) else evaluate_constant(found)
         if array is None or array.dtype.kind not in "iub" or array.size > KNOWN_LIMIT:
             return None
         result = np.empty(array.shape, object)
@@ -204,7 +226,7 @@ class NodeContext:
             value = self.b.reshape(value, shape=(1,))
         (length,) = value.shape
         if not isinstance(length, int):
-            self.unsupported("the number of sizes must be known when the model is compiled")
+            self.needs(index, "the number of sizes must be known when the model is compiled")
         if value.dtype != i64:
             value = self.b.cast(value, dtype=i64)
         names = [self.scope.graph.fresh_symbol("u") for _ in range(length)]

@@ -23,6 +23,20 @@ FAMILIES = (
 )  # fmt: skip
 """Modules of `dhc.frontend.onnx.families`, one a family of operators."""
 
+_HOST = "sequences, optionals and strings are not supported yet"
+REASONS = {
+    **dict.fromkeys(
+        (
+            "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "RegexFullMatch",
+            "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
+            "SequenceMap", "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer",
+        ),
+        _HOST,
+    ),
+    "ImageDecoder": "decode images before the model runs",
+}  # fmt: skip
+"""Why operators have no handler, and what to do; shown when a model is refused."""
+
 
 def onnx_op(*names: str, since: int = 1, domain: str = "ai.onnx") -> Callable[[Handler], Handler]:
     """Decorator: registers a handler for operators from an opset on."""

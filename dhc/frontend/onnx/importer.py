@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dhc_runtime.errors import DhcError, ModelError, ShapeError, UnsupportedError, UsageError
+from dhc_runtime.errors import DhcError, ModelError, ResourceError, ShapeError, UnsupportedError, UsageError
 
 from dhc.frontend.onnx.context import Known, NodeContext, Scope
-from dhc.frontend.onnx.handlers import find_handler, known_operators
+from dhc.frontend.onnx.functions import (
+    function_opsets,
+    has_schema,
+    has_schema_function,
+    inline_function,
+    schema_function,
+)
+from dhc.frontend.onnx.handlers import REASONS, find_handler, known_operators
 from dhc.frontend.onnx.reader import nested_graphs
 from dhc.frontend.onnx.shape_math import fold_shapes
 from dhc.frontend.onnx.tensors import from_onnx_dtype, to_array
@@ -22,14 +29,21 @@ from dhc.ir.location import Location
 from dhc.ir.symbols import Dim
 from dhc.ir.types import OptionalType, SequenceType, TensorType, Type
 
+NODE_BUDGET = 100_000
+"""How many nodes a small model may unfold to; larger ones may unfold to 64 times their size."""
+
 
 def import_model(
-    model: Any, shapes: Mapping[str, Sequence[int | str]], source: str = "model", folder: Path | None = None
+    model: Any,
+    shapes: Mapping[str, Sequence[int | str]],
+    source: str = "model",
+    folder: Path | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Imports a ModelProto (see `dhc.load_onnx`)."""
     importer = Importer(model, source, folder)
     importer.check_operators()
-    return importer.run(shapes)
+    return importer.run(shapes, values or {})
 
 
 class Importer:
@@ -48,6 +62,9 @@ class Importer:
         self.folder = folder
         self.opsets = {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
         self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.active: list[tuple[str, str]] = []  # functions being inlined, outermost first
+        size = sum(len(g.node) for g, _ in nested_graphs(model.graph)) + sum(len(f.node) for f in model.functions)
+        self._nodes_left = NODE_BUDGET + 64 * size
 
     def check_operators(self) -> None:
         """Lists every operator that has no handler.
@@ -59,30 +76,47 @@ class Importer:
 
         problems: list[str] = []
         known = known_operators()
-        for graph, _ in nested_graphs(self.model.graph):
-            for node in graph.node:
-                if (node.domain, node.op_type) in self.functions:
-                    continue
-                domain = node.domain or "ai.onnx"
-                if find_handler(domain, node.op_type, self.opsets.get(domain, 1)) is not None:
-                    continue
-                close = difflib.get_close_matches(node.op_type, known, 1)
-                hint = f" (is {close[0]} meant?)" if close and domain == "ai.onnx" else ""
-                if domain not in self.opsets:
-                    hint = f" (the model imports no opset of the domain {domain!r})"
-                problems.append(f"{domain}.{node.op_type} at {self.location(node)}{hint}")
+        for node, opsets in self._all_nodes():
+            domain = node.domain or "ai.onnx"
+            if find_handler(domain, node.op_type, opsets.get(domain, 1)) is not None and domain in opsets:
+                continue
+            if has_schema_function(domain, node.op_type, opsets.get(domain, 1)) and domain in opsets:
+                continue
+            close = difflib.get_close_matches(node.op_type, known, 1, 0.8)
+            hint = f" ({REASONS[node.op_type]})" if domain == "ai.onnx" and node.op_type in REASONS else ""
+            if not hint and close and domain == "ai.onnx" and not has_schema(domain, node.op_type):
+                hint = f" (is {close[0]} meant?)"
+            if domain not in opsets:
+                hint = f" (the model imports no opset of the domain {domain!r})"
+            problems.append(f"{domain}.{node.op_type} at {self.location(node)}{hint}")
         if problems:
             raise UnsupportedError(
                 f"{self.source} uses {len(problems)} nodes that dhc does not support", problems=problems,
                 hint="see docs/support.md; write a handler as CONTRIBUTING.md shows, or replace them in the exporter",
             )  # fmt: skip
 
+    def _all_nodes(self) -> Iterator[tuple[Any, Mapping[str, int]]]:
+        """Every node that will be imported, also those of functions that are called, with the opsets that hold."""
+        pending: list[tuple[Any, Mapping[str, int]]] = [(self.model.graph, self.opsets)]
+        seen: set[tuple[str, str]] = set()
+        while pending:
+            graph, opsets = pending.pop()
+            for nested, _ in nested_graphs(graph):
+                for node in nested.node:
+                    key = (node.domain, node.op_type)
+                    function = self.functions.get(key)
+                    if function is None:
+                        yield node, opsets
+                    elif key not in seen:
+                        seen.add(key)
+                        pending.append((function, function_opsets(function, self.opsets)))
+
     def location(self, node: Any) -> Location:
         """Where a NodeProto is."""
         name = node.name or (node.output[0] if node.output else "")
         return Location(source=self.source, node=name, op=node.op_type)
 
-    def run(self, shapes: Mapping[str, Sequence[int | str]]) -> Graph:
+    def run(self, shapes: Mapping[str, Sequence[int | str]], values: Mapping[str, Any]) -> Graph:
         """Imports the main graph."""
         proto = self.model.graph
         graph = Graph(_symbol(proto.name) or "main")
@@ -93,13 +127,17 @@ class Importer:
         scope = Scope(graph)
         self.import_initializers(proto, scope)
         names = [v.name for v in proto.input if v.name not in scope.names]
-        unknown = sorted(set(shapes) - set(names))
+        unknown = sorted((set(shapes) | set(values)) - set(names))
         if unknown:
             raise UsageError(f"the model has no input {unknown}; its inputs are {names}", where=self.source)
         for info in proto.input:
-            if info.name not in scope.names:
-                type_ = self._input_type(info, graph, shapes.get(info.name))
-                scope.names[info.name] = graph.add_input(info.name, type_)
+            if info.name in scope.names:
+                continue  # before IR version 4 initializers are listed as inputs too
+            type_ = self._input_type(info, graph, shapes.get(info.name))
+            if info.name in values:
+                scope.names[info.name] = self._fixed_input(info.name, type_, values[info.name])
+            else:
+                scope.names[info.name] = self.add_input(graph, info.name, type_)
         self.import_nodes(proto, scope)
         self.import_outputs(proto, scope)
         return graph
@@ -113,6 +151,34 @@ class Importer:
         for node in self._ordered(proto, scope):
             self._import_node(node, scope)
 
+    def add_input(self, graph: Graph, name: str, type_: Type) -> Value:
+        """Adds an input to a graph.
+
+        Raises:
+            ModelError: its name is empty or taken.
+        """
+        if not name or any(v.name == name for v in graph.inputs):
+            raise ModelError(f"input {name!r} is unnamed or defined twice", where=self.source)
+        return graph.add_input(name, type_)
+
+    def _fixed_input(self, name: str, type_: Type, value: Any) -> np.ndarray:
+        """An input that the caller fixes to a value.
+
+        Raises:
+            UsageError: the value does not fit the input's type.
+        """
+        array = np.asarray(value)
+        if not isinstance(type_, TensorType):
+            raise UsageError(f"input {name!r} is {type_}: it cannot be fixed to a value", where=self.source)
+        fits = array.ndim == type_.rank and all(
+            isinstance(d, SymExpr) or d == size for d, size in zip(type_.shape, array.shape)
+        )
+        if array.dtype != type_.dtype.numpy or not fits:
+            raise UsageError(
+                f"input {name!r} is {type_}; the value is {array.dtype}{list(array.shape)}", where=self.source
+            )
+        return array
+
     def _ordered(self, proto: Any, scope: Scope) -> list[Any]:
         defined: dict[str, int] = {}
         for i, node in enumerate(proto.node):
@@ -121,16 +187,13 @@ class Importer:
                     raise ModelError(f"the name {name!r} is defined twice", where=str(self.location(node)))
                 if name:
                     defined[name] = i
-        needs = [
-            {defined[n] for n in self._reads(node) if n in defined and defined[n] != i or n in node.output and n}
-            for i, node in enumerate(proto.node)
-        ]
+        needs = [sorted({defined[n] for n in free_names(node) if n in defined}) for node in proto.node]
         order: list[int] = []
         state = [0] * len(proto.node)  # 0 new, 1 open, 2 done
         for start in range(len(proto.node)):
-            stack = [(start, iter(sorted(needs[start])))]
             if state[start] == 2:
                 continue
+            stack = [(start, iter(needs[start]))]
             state[start] = 1
             while stack:
                 current, pending = stack[-1]
@@ -143,25 +206,20 @@ class Importer:
                     raise ModelError("the nodes form a cycle", where=str(self.location(proto.node[following])))
                 elif state[following] == 0:
                     state[following] = 1
-                    stack.append((following, iter(sorted(needs[following]))))
+                    stack.append((following, iter(needs[following])))
         return [proto.node[i] for i in order]
-
-    def _reads(self, node: Any) -> list[str]:
-        """Names that a node reads, also from inside its nested graphs."""
-        names = [n for n in node.input if n]
-        for attribute in node.attribute:
-            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                for inner, _ in nested_graphs(graph):
-                    for inner_node in inner.node:
-                        names.extend(n for n in inner_node.input if n)
-                    names.extend(o.name for o in inner.output)
-        return names
 
     def _import_node(self, node: Any, scope: Scope) -> None:
         location = self.location(node)
+        self._nodes_left -= 1
+        if self._nodes_left < 0:
+            raise ResourceError(
+                f"{self.source} grows beyond all proportion when its functions and loops are unfolded",
+                where=str(location), hint="functions that call each other many times are refused",
+            )  # fmt: skip
         function = self.functions.get((node.domain, node.op_type))
         if function is not None:
-            self._inline_function(node, function, scope)
+            inline_function(self, node, function, scope)
             return
         domain = node.domain or "ai.onnx"
         opset = self.opsets.get(domain, 1)
@@ -172,7 +230,11 @@ class Importer:
             return
         handler = find_handler(domain, node.op_type, opset)
         if handler is None:
-            raise UnsupportedError(f"{domain}.{node.op_type} is not supported", where=str(location))
+            function = schema_function(context)
+            if function is None:
+                raise UnsupportedError(f"{domain}.{node.op_type} is not supported", where=str(location))
+            inline_function(self, node, function, scope)
+            return
         try:
             results = handler(context)
         except DhcError:
@@ -187,11 +249,6 @@ class Importer:
                 result.name = name
             scope.names[name] = result
 
-    def _inline_function(self, node: Any, function: Any, scope: Scope) -> None:
-        from dhc.frontend.onnx.functions import inline_function
-
-        inline_function(self, node, function, scope)
-
     def import_initializers(self, proto: Any, scope: Scope) -> None:
         """Makes the initializers of a GraphProto known in a scope."""
         for tensor in proto.initializer:
@@ -201,7 +258,10 @@ class Importer:
         for sparse in proto.sparse_initializer:
             from dhc.frontend.onnx.sparse import to_dense
 
-            scope.names[sparse.values.name] = to_dense(sparse, self.folder)
+            name = sparse.values.name
+            if not name or name in scope.names:
+                raise ModelError(f"sparse initializer {name!r} is unnamed or defined twice", where=self.source)
+            scope.names[name] = to_dense(sparse, self.folder)
 
     def _input_type(self, info: Any, graph: Graph, given: Sequence[int | str] | None) -> Type:
         type_ = self.convert_type(info.type, graph, info.name)
@@ -245,7 +305,11 @@ class Importer:
 
     def import_outputs(self, proto: Any, scope: Scope) -> None:
         """Returns the outputs of a GraphProto from the graph of a scope."""
+        taken: set[str] = set()
         for info in proto.output:
+            if scope.parent is None and info.name in taken:
+                raise ModelError(f"output {info.name!r} is listed twice", where=self.source)
+            taken.add(info.name)
             found = scope.find(info.name)
             if found is None:
                 raise ModelError(f"output {info.name!r} is not defined", where=self.source)
@@ -253,6 +317,19 @@ class Importer:
                 context = NodeContext(_Nameless, scope, 1, Location(self.source, node=info.name), self.folder, self)
                 found = context.materialize(found, info.name)
             scope.graph.output(found, names=(info.name,))
+
+
+def free_names(node: Any) -> set[str]:
+    """Names that a node reads from its surroundings, also inside its nested graphs."""
+    names = {n for n in node.input if n}
+    for attribute in node.attribute:
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+            own.update(o for inner in graph.node for o in inner.output)
+            for inner in graph.node:
+                names.update(free_names(inner) - own)
+            names.update(o.name for o in graph.output if o.name not in own)
+    return names
 
 
 class _Nameless:

@@ -10,6 +10,7 @@ from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir import symbols
 from dhc.ir.dtypes import boolean, i64
 from dhc.ir.graph import Graph, Value
+from dhc.ir.ops.control import if_symbols, loop_symbols
 from dhc.ir.symbols import SymExpr
 from dhc.ir.types import TensorType
 
@@ -18,8 +19,10 @@ def import_body(n: NodeContext, proto: Any, name: str, types: list[Any]) -> tupl
     """Imports a nested GraphProto with inputs of the given types; captures follow as further inputs."""
     graph = Graph(name, parent=n.scope.graph)
     scope = Scope(graph, n.scope)
-    for info, type_ in zip(proto.input, types, strict=True):
-        scope.names[info.name] = graph.add_input(info.name, type_)
+    if len(proto.input) != len(types):
+        n.invalid(f"a nested graph takes {len(proto.input)} values, {len(types)} are given")
+    for info, type_ in zip(proto.input, types):
+        scope.names[info.name] = n.importer.add_input(graph, info.name, type_)
     n.importer.import_initializers(proto, scope)
     n.importer.import_nodes(proto, scope)
     n.importer.import_outputs(proto, scope)
@@ -58,30 +61,40 @@ def _with_captures(graph: Graph, scope: Scope, captured: dict[Value, str]) -> Gr
 
 @onnx_op("If")
 def conditional(n: NodeContext) -> Any:
-    """One of two graphs runs."""
+    """One of two graphs runs; when the condition is known at import, only that one is imported."""
+    known = n.const(0)
+    if known is not None:
+        return _chosen(n, n.require_attr("then_branch" if bool(known.reshape(-1)[0]) else "else_branch"))
     condition = n.value(0)
     if condition.type.rank:
         condition = n.b.reshape(condition, shape=())
     bodies = [import_body(n, n.require_attr(f"{name}_branch"), name, []) for name in ("then", "else")]
     captures = align_captures(bodies)
     regions = [graph for graph, _ in bodies]
-    return n.b.call("if", condition, *captures, attrs={"symbols": branch_symbols(n, regions)}, regions=regions)
-
-
-def branch_symbols(n: NodeContext, regions: list[Graph]) -> tuple[str, ...]:
-    """A new symbol for each size in which the branches differ."""
-    names: list[str] = []
-    for a, b in zip(regions[0].outputs, regions[1].outputs, strict=True):
-        if not isinstance(a.type, TensorType) or not isinstance(b.type, TensorType):
-            continue
-        if a.type.rank != b.type.rank:
+    for a, b in zip(regions[0].outputs, regions[1].outputs):
+        if isinstance(a.type, TensorType) and isinstance(b.type, TensorType) and a.type.rank != b.type.rank:
             n.unsupported("the branches give tensors of different rank")
-        outer = set(n.scope.graph.symbols())
-        for left, right in zip(a.shape, b.shape):
-            inner = set(symbols.free_symbols(left)) | set(symbols.free_symbols(right))
-            if left != right or not inner <= outer:
-                names.append(n.scope.graph.fresh_symbol("u"))
-    return tuple(names)
+    count = if_symbols([v.type for v in captures], regions[0], regions[1])
+    attrs = {"symbols": _fresh_symbols(n, count)}
+    return n.b.call("if", condition, *captures, attrs=attrs, regions=regions)
+
+
+def _chosen(n: NodeContext, proto: Any) -> list[Any]:
+    """The nodes of a nested graph without inputs, in the graph around it."""
+    scope = Scope(n.scope.graph, n.scope)
+    n.importer.import_initializers(proto, scope)
+    n.importer.import_nodes(proto, scope)
+    results = []
+    for info in proto.output:
+        found = scope.find(info.name)
+        if found is None:
+            n.invalid(f"output {info.name!r} of the branch is not defined")
+        results.append(found)
+    return results
+
+
+def _fresh_symbols(n: NodeContext, count: int) -> tuple[str, ...]:
+    return tuple(n.scope.graph.fresh_symbol("u") for _ in range(count))
 
 
 @onnx_op("Loop")
@@ -92,39 +105,27 @@ def loop(n: NodeContext) -> Any:
     condition = n.value(1) if n.has(1) else n.b.constant(True, boolean)
     trip, condition = (v if v.type.rank == 0 else n.b.reshape(v, shape=()) for v in (trip, condition))
     carried = [n.value(i) for i in range(2, len(n))]
+    if len(body.input) != 2 + len(carried) or len(body.output) < 1 + len(carried):
+        n.invalid(f"the body has {len(body.input)} inputs and {len(body.output)} outputs for {len(carried)} values")
     types = [v.type for v in carried]
+    general: set[str] = set()
     for _ in range(8):
         head = [TensorType(i64, ()), TensorType(boolean, ())]
         graph, scope = import_body(n, body, "body", [*head, *types])
-        widened = _widened(n, types, [v.type for v in graph.outputs[1 : 1 + len(types)]])
+        widened = _widened(n, types, [v.type for v in graph.outputs[1 : 1 + len(types)]], general)
         if widened == types:
             break
         types = widened
     else:
         n.unsupported("the sizes of the carried values do not settle")
-    if any(v.type != t for v, t in zip(carried, types)):
-        n.unsupported("a carried value changes its shape from one iteration to the next", "pad it to a fixed size")
     captures = align_captures([(graph, scope)])
-
-    names = tuple(n.scope.graph.fresh_symbol("u") for _ in range(_symbol_count(graph, len(carried))))
-
-    return n.b.call(
-        "loop",
-        trip,
-        condition,
-        *carried,
-        *captures,
-        attrs={"carried": len(carried), "symbols": names},
-        regions=[graph],
-    )
+    operands = [trip, condition, *carried, *captures]
+    names = _fresh_symbols(n, loop_symbols([v.type for v in operands], graph, len(carried)))
+    return n.b.call("loop", *operands, attrs={"carried": len(carried), "symbols": names}, regions=[graph])
 
 
-def _symbol_count(graph: Graph, carried: int) -> int:
-    return 1 if len(graph.outputs) > 1 + carried else 0
-
-
-def _widened(n: NodeContext, before: list[Any], after: list[Any]) -> list[Any]:
-    """Types that hold before and after an iteration: sizes that change become symbols."""
+def _widened(n: NodeContext, before: list[Any], after: list[Any], general: set[str]) -> list[Any]:
+    """Types that hold before and after an iteration: sizes that change become symbols (noted in `general`)."""
     result = []
     for a, b in zip(before, after, strict=True):
         if not isinstance(a, TensorType) or a == b:
@@ -132,11 +133,14 @@ def _widened(n: NodeContext, before: list[Any], after: list[Any]) -> list[Any]:
             continue
         if not isinstance(b, TensorType) or a.dtype != b.dtype or a.rank != b.rank:
             n.unsupported(f"a carried value changes its type from {a} to {b}")
-        dims = tuple(
-            x if x == y else x if isinstance(x, SymExpr) else symbols.sym(n.scope.graph.fresh_symbol("c"))
-            for x, y in zip(a.shape, b.shape)
-        )
-        result.append(replace(a, shape=dims))
+        dims: list[Any] = []
+        for x, y in zip(a.shape, b.shape):
+            if x != y and not (isinstance(x, SymExpr) and symbols.format_dim(x) in general):
+                name = n.scope.graph.fresh_symbol("c")
+                general.add(name)
+                x = symbols.sym(name)
+            dims.append(x)
+        result.append(replace(a, shape=tuple(dims)))
     return result
 
 

@@ -22,7 +22,9 @@ def quantize(n: NodeContext) -> Value:
         n.unsupported("blocked quantization is not supported")
     code = n.attr("output_dtype", 0)
     default = from_onnx_dtype(code, str(n.location)) if code else u8
-    zero = n.optional(2) or _zero_like(n, scale, default)
+    zero = n.optional(2)
+    if zero is None:
+        zero = _zero_like(n, scale, default)
     if not x.dtype.is_float:
         x = n.b.cast(x, dtype=scale.dtype)
     elif x.dtype != scale.dtype:
@@ -37,7 +39,9 @@ def dequantize(n: NodeContext) -> Value:
     x, scale = n.value(0), n.value(1)
     if n.attr("block_size", 0):
         n.unsupported("blocked quantization is not supported")
-    zero = n.optional(2) or _zero_like(n, scale, x.dtype)
+    zero = n.optional(2)
+    if zero is None:
+        zero = _zero_like(n, scale, x.dtype)
     axis = n.axis(n.attr("axis", 1), x.type.rank) if _per_axis(scale) else 0
     return n.b.dequantize(x, _parameter(n, scale), _parameter(n, zero), axis=axis)
 

@@ -25,7 +25,8 @@ class _Cell:
         self.time, self.batch = self.x.shape[0], self.x.shape[1]
         self.directions, self.hidden = directions, hidden
         bias_shape = (directions, 2 * gates * hidden)
-        self.bias = n.optional(3) or n.b.full(bias_shape, 0, x.dtype)
+        bias = n.optional(3)
+        self.bias = n.b.full(bias_shape, 0, x.dtype) if bias is None else bias
         lengths = n.optional(4)
         if lengths is None:
             size = n.b.reshape(n.b.dims(values=(self.time,)), shape=())
@@ -65,7 +66,9 @@ class _Cell:
 def lstm(n: NodeContext) -> list[Value]:
     """Long short-term memory."""
     cell = _Cell(n, 4)
-    peepholes = n.optional(7) or n.b.full((cell.directions, 3 * cell.hidden), 0, cell.x.dtype)
+    peepholes = n.optional(7)
+    if peepholes is None:
+        peepholes = n.b.full((cell.directions, 3 * cell.hidden), 0, cell.x.dtype)
     attrs = {**cell.attributes(), "input_forget": bool(n.attr("input_forget", 0))}
     operands = (cell.x, cell.w, cell.r, cell.bias, cell.state(5), cell.state(6), peepholes, cell.lengths)
     return cell.outputs(n.b.call("lstm", *operands, attrs=attrs))
