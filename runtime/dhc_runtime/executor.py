@@ -122,8 +122,6 @@ class Executor:
                 self._runners[index] = IfRunner(item, context, known, place)
             elif isinstance(item, Loop):
                 self._runners[index] = LoopRunner(item, context, known, place)
-            elif isinstance(item, Bind) and program.buffers[item.buffer].dtype != "i64":
-                raise ArtifactError("A symbol is read from a buffer that is not i64", place)
 
     def _resolve_functions(self) -> Dict[int, int]:
         functions: Dict[int, int] = {}

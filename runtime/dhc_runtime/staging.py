@@ -174,26 +174,33 @@ def analyse(program: Program, outer: FrozenSet[str], where: str) -> Staging:
             known = known | frozenset(bound)
             knowledge.append(known)
 
-    def stage_of(symbols: FrozenSet[str]) -> int:
-        for number, available in enumerate(knowledge):
-            if symbols <= available:
-                return number
-        return len(knowledge)
-
-    return _Builder(program, places, knowledge, item_stage, stage_of, where).build(inherited)
+    return _Builder(program, places, knowledge, item_stage, where).build(inherited)
 
 
 class _Builder:
     """Collects the stages of one program."""
 
-    def __init__(self, program: Program, places, knowledge, item_stage, stage_of, where: str) -> None:  # type: ignore[no-untyped-def]
+    def __init__(
+        self,
+        program: Program,
+        places: Tuple[Place, ...],
+        knowledge: List[FrozenSet[str]],
+        item_stage: List[int],
+        where: str,
+    ) -> None:
         self.program = program
-        self.places: Tuple[Place, ...] = places
-        self.knowledge: List[FrozenSet[str]] = knowledge
-        self.item_stage: List[int] = item_stage
-        self.stage_of = stage_of
+        self.places = places
+        self.knowledge = knowledge
+        self.item_stage = item_stage
         self.where = where
         self.buffer_stage = self._buffer_stages()
+
+    def stage_of(self, symbols: FrozenSet[str]) -> int:
+        """The first stage in which all these symbols are known; one behind the last if there is none."""
+        for number, available in enumerate(self.knowledge):
+            if symbols <= available:
+                return number
+        return len(self.knowledge)
 
     def _fail(self, index: int, message: str) -> ArtifactError:
         item = self.program.items[index]
@@ -213,7 +220,7 @@ class _Builder:
                 stages.append(-1)
                 continue
             size = self.program.buffers[index].size
-            number = len(self.knowledge) if size is None else int(self.stage_of(symbols_of(size)))
+            number = len(self.knowledge) if size is None else self.stage_of(symbols_of(size))
             if index in results:
                 stages.append(number if number <= results[index] else -1)
             elif number >= len(self.knowledge):
@@ -244,6 +251,7 @@ class _Builder:
                     raise self._fail(index, "Buffer {} is used outside of the lifetime of buffer {}".format(used, root))
                 if self.stage_of(_symbols(self.places[used].offsets)) > stage:
                     raise self._fail(index, "The place of buffer {} is not known".format(used))
+            self._check_types(index, item)
             written = self._written(item)
             for used in written:
                 if self.program.buffers[self.places[used].root].kind in ("const", "input"):
@@ -251,6 +259,23 @@ class _Builder:
             needed = self._item_symbols(item) - self.knowledge[stage]
             if needed:
                 raise self._fail(index, "The size {} is not known here".format(", ".join(sorted(needed))))
+
+    def _check_types(self, index: int, item: Item) -> None:
+        """Values that the executor itself reads or writes must have the element types with which it does."""
+        expected: List[Tuple[int, str]] = []
+        if isinstance(item, Bind):
+            expected = [(item.buffer, "i64")]
+        elif isinstance(item, If):
+            expected = [(item.cond, "bool")]
+        elif isinstance(item, Loop):
+            expected = [(item.trip, "i64")] if item.trip is not None else []
+            expected += [(item.cond, "bool")] if item.cond is not None else []
+            ports = item.body.inputs[:2] + item.body.outputs[:1]
+            if [port.dtype for port in ports] != ["i64", "bool", "bool"]:
+                raise self._fail(index, "The body of a loop needs an i64 counter and bool conditions")
+        for buffer, dtype in expected:
+            if self.program.buffers[buffer].dtype != dtype:
+                raise self._fail(index, "Buffer {} must be {}".format(buffer, dtype))
 
     @staticmethod
     def _written(item: Item) -> Tuple[int, ...]:

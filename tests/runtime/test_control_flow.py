@@ -443,3 +443,26 @@ def test_results_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="result of control flow"):
         session.run(np.True_, np.ones(3, np.float32))
     assert session.run(np.False_, np.ones(3, np.float32))["y"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("which", ["bind", "if", "trip", "cond", "counter"])
+def test_wrong_element_types_of_control_values_are_refused(which: str) -> None:
+    plan = Plan("N")
+    wrong, x = plan.input("wrong", "f32", []), plan.input("x", "f32", ["N"])
+    if which == "bind":
+        plan.item("bind", symbol="u", buffer=wrong, index=0)
+    elif which == "if":
+        y = plan.output("y", "f32", ["N"])
+        program = branch("k_copy").program()
+        plan.item("if", **{"cond": wrong, "then": program, "else": program}, args_then=[x], args_else=[x], results=[y])
+    else:
+        y, k = plan.output("y", "f32", ["N"]), plan.input("k", "f32", ["N"])
+        good = {"trip": plan.const("t", "i64", np.array(1)), "cond": plan.const("c", "bool", np.array(True))}
+        program = body().program()
+        if which == "counter":
+            program["inputs"][0]["dtype"] = "i32"
+        else:
+            good[which] = wrong
+        plan.item("loop", **good, carried=[x], captures=[k], body=program, results=[y])
+    with pytest.raises(ArtifactError, match=r"must be (i64|bool)|needs an i64 counter"):
+        dhc_runtime.load(plan.artifact(), threads=1)
