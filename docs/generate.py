@@ -98,6 +98,7 @@ def support() -> str:
     from dhc.backends.registry import backend_names
     from dhc.compiler import unsupported_nodes
     from dhc.ir import all_ops
+    from dhc.ir.dtypes import ALL
     from dhc.passes.base import run_passes
     from dhc.passes.pipelines import standard_pipeline
     from tests.ir.op_examples import examples_for
@@ -119,12 +120,11 @@ def support() -> str:
                 if problems:
                     refused[key] = problems[0][1]
             taken = len(graphs) - len(refused)
-            cells.append(
-                "nested graphs: by its parts" if not graphs else f"{taken} of {len(graphs)}" if refused else "yes"
-            )
+            cells.append("as its nested graphs" if not graphs else f"{taken} of {len(graphs)}" if refused else "yes")
             limits += [[f"`{op.name}`", target, key, reason] for key, reason in refused.items()]
-        rows.append([f"`{op.name}`", op.kind.name, *cells])
-    parts = [table(["op", "kind", *targets], rows), "\n## Limitations\n"]
+        types = sorted({d for spec in op.operands for d in spec.dtypes}, key=list(ALL.values()).index)
+        rows.append([f"`{op.name}`", op.kind.name, " ".join(d.name for d in types) or "-", *cells])
+    parts = [table(["op", "kind", "element types", *targets], rows), "\n## Limitations\n"]
     parts.append(table(["op", "target", "element types", "reason"], limits) if limits else "None.")
     return "\n".join(parts)
 
@@ -133,6 +133,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "ir": ir,
     "ops": ops,
+    "support": support,
     "passes": passes,
-    **{name: (lambda: "") for name in ("cli", "support")},
+    **{name: (lambda: "") for name in ("cli",)},
 }
