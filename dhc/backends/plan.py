@@ -49,6 +49,8 @@ class PlanBuilder:
         """The buffer of a value; a result of the node being lowered gets its memory here."""
         found = self._buffer_of.get(value)
         if found is None:
+            if value.graph is not self.graph:
+                raise CompileError(f"{value!r} is not a value of graph {self.graph.name!r}", where=str(value.location))
             found = self._define(value)
         return found
 

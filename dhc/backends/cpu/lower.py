@@ -155,6 +155,8 @@ class CpuLowering:
     def _operand(self, operand: Value | np.ndarray, outside: dict[Value, Value], plan: PlanBuilder) -> int:
         if isinstance(operand, np.ndarray):
             return plan.constant(operand)
+        if operand.producer is not None and operand.producer.op.name == "constant":
+            return plan.constant(operand.producer.attrs["value"], operand.dtype)  # a literal of a fused group
         return plan.buffer(outside.get(operand, operand))
 
     def _emit_contraction(
