@@ -372,10 +372,12 @@ def _loop(fields: _Fields, where: str, count: int, depth: int, node: str) -> Loo
     def optional(key: str) -> Optional[int]:
         return None if fields.table.get(key) is None else fields.integer(key, 0, count)
 
+    scans, scan_inputs = _scans(fields, "scans", count), _scans(fields, "scan_inputs", count)
     results = fields.numbers("results", count)
+    if len(results) == len(fields.items("carried", ())):
+        results += tuple([scan.buffer for scan in scans])  # a plan may name the stacked results in "scans" alone
     body = parse_program(fields.get("body"), where + ", body", depth + 1)
     carried, captures = fields.numbers("carried", count, ()), fields.numbers("captures", count, ())
-    scans, scan_inputs = _scans(fields, "scans", count), _scans(fields, "scan_inputs", count)
     loop = Loop(
         optional("trip"),
         optional("cond"),

@@ -466,3 +466,16 @@ def test_wrong_element_types_of_control_values_are_refused(which: str) -> None:
         plan.item("loop", **good, carried=[x], captures=[k], body=program, results=[y])
     with pytest.raises(ArtifactError, match=r"must be (i64|bool)|needs an i64 counter"):
         dhc_runtime.load(plan.artifact(), threads=1)
+
+
+def test_stacked_results_may_be_named_in_scans_alone() -> None:
+    plan = Plan("N")
+    t, x, k = plan.input("t", "i64", []), plan.input("x", "f32", ["N"]), plan.input("k", "f32", ["N"])
+    final, stack = plan.output("y", "f32", ["N"]), plan.output("s", "f32", ["T", "N"])
+    plan.item(
+        "loop", trip=t, cond=None, carried=[x], captures=[k], body=body(scan=True).program(), results=[final],
+        scans=[[stack, 0, False]], bind=[["T", 1, 0]],
+    )  # fmt: skip
+    one = np.ones(2, np.float32)
+    result = dhc_runtime.load(plan.artifact(), threads=1).run(np.int64(3), one, one)
+    assert np.array_equal(result["s"], np.stack(expected(one, one, 3)[1]))
