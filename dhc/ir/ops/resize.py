@@ -307,6 +307,52 @@ def _extrapolated(call: Call, axes: Sequence[_Axis], index: Index, inside: s.Sca
     return inside
 
 
+Taps = tuple[int, list[tuple[s.ScalarExpr, s.ScalarExpr]]]
+
+
+def _written_taps(call: Call, axis: _Axis, index: Index, real: DType) -> Taps:
+    """An axis with its few taps written out: their positions and weights."""
+    at = _coordinate(call, axis, index[axis.axis])
+    last = s.size(axis.before - 1)
+    if call.attrs.mode == "linear":
+        at = s.minimum(s.maximum(at, 0.0), s.cast(last, at.dtype))
+        below = s.unary("floor", at)
+        first = s.cast(below, i64)
+        share = s.cast(at - below, real)
+        return axis.axis, [(first, 1.0 - share), (s.minimum(first + 1, last), share)]
+    below = s.unary("floor", at)
+    taps = []
+    for offset in (-1, 0, 1, 2):
+        position = s.cast(below, i64) + offset
+        weight = s.cast(_tap_weight(call, below + float(offset) - at), real)
+        taps.append((_clamped(position, axis.before), weight))
+    return axis.axis, taps
+
+
+def _blended(axes: Sequence[Taps], source: list[s.ScalarExpr], load: LoadFn, real: DType) -> s.ScalarExpr:
+    """Weighted sum over the taps of all axes, innermost axis first."""
+    if not axes:
+        return load_as(load, 0, source, real)
+    (axis, taps), *rest = axes
+    total: s.ScalarExpr | None = None
+    for position, weight in taps:
+        part = weight * _blended(rest, [position if i == axis else e for i, e in enumerate(source)], load, real)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _single_step(call: Call, axes: Sequence[_Axis], dtype: DType, step: Any) -> ReduceSpec:
+    """A window of one element, whose value `step` gives at once."""
+    return ReduceSpec(
+        domain=(1,),
+        init=lambda index, load: (s.const(0, dtype),),
+        step=step,
+        finish=lambda index, accs: (_extrapolated(call, axes, index, accs[0]),),
+        associative=False,
+    )
+
+
 def _spec(call: Call) -> ReduceSpec:
     (x,), a = call.types, call.attrs
     axes = _axes(call)
@@ -319,22 +365,21 @@ def _spec(call: Call) -> ReduceSpec:
                 source[axis.axis] = _nearest_index(call, axis, _coordinate(call, axis, index[axis.axis]))
             return (load(0, source),)
 
-        return ReduceSpec(
-            domain=(1,),
-            init=lambda index, load: (s.const(0, x.dtype),),
-            step=pick,
-            finish=lambda index, accs: (_extrapolated(call, axes, index, accs[0]),),
-            associative=False,
-        )
+        return _single_step(call, axes, x.dtype, pick)
+    few = a.mode == "linear" or (len(axes) <= 2 and not a.exclude_outside)
+    if few and not a.antialias:
+        # Two or four taps along each axis, written out: what belongs to one axis is computed once.
+        def blend(index: Index, red: Index, load: LoadFn, accs: Accumulators) -> Accumulators:
+            value = _blended([_written_taps(call, axis, index, real) for axis in axes], list(index), load, real)
+            return (_as_stored(value, x.dtype, False),)
+
+        return _single_step(call, axes, x.dtype, blend)
 
     def step(index: Index, red: Index, load: LoadFn, accs: Accumulators) -> Accumulators:
         source = list(index)
         weight: s.ScalarExpr = s.const(1.0, real)
         for tap, axis in zip(red, axes):
             at = _coordinate(call, axis, index[axis.axis])
-            if a.mode == "linear" and not a.antialias:
-                last = s.cast(s.size(axis.before - 1), at.dtype)
-                at = s.minimum(s.maximum(at, 0.0), last)
             below = s.unary("floor", at)
             offset = tap + s.size(axis.taps(a.mode, a.antialias)[0])
             distance = below + s.cast(offset, at.dtype) - at
