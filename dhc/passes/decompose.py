@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph, Node, Value
@@ -32,7 +32,8 @@ class Decompose(Pass):
         def expand(b: Builder, node: Node) -> Rewritten:
             if not isinstance(node.op.kind, Composite) or node.op.name in kept:
                 return None
-            parts = node.op.kind.build(b, node.operands, Call.of(node))
+            # One value or several: ops of third parties may return either.
+            parts: Any = node.op.kind.build(b, node.operands, Call.of(node))
             return [parts] if isinstance(parts, Value) else list(parts)
 
         return apply_rules(graph, [Rule("decomposed", (), expand)])
