@@ -192,8 +192,23 @@ class NodeContext:
             NeedsValue: always; it names the inputs of the model behind the operand.
         """
         found = self.raw(index)
-        inputs = inputs_behind(found, self.scope) if isinstance(found, Value) else []
-        hint = "make it a constant or initializer"
+        self._refuse(message, inputs_behind(found, self.scope) if isinstance(found, Value) else [])
+
+    def needs_sizes(self, dims: Sequence[Dim], message: str) -> NoReturn:
+        """Refuses sizes that are not known when the model is imported.
+
+        Raises:
+            NeedsValue: always; it names the inputs of the model whose values give the sizes.
+        """
+        wanted = {name for dim in dims for name in symbols.free_symbols(dim)}
+        found: set[str] = set()
+        for node in self.scope.graph:
+            if node.op.name == "read_dims" and wanted & set(node.attrs["names"]):
+                found.update(inputs_behind(node.operands[0], self.scope))
+        self._refuse(message, sorted(found))
+
+    def _refuse(self, message: str, inputs: list[str]) -> NoReturn:
+        hint = "fix the shapes of the inputs, or make it a constant"
         if inputs:
             hint += f", or fix the inputs {inputs} to values"
         error = NeedsValue(f"{self.proto.op_type}: {message}", where=str(self.location), hint=hint)

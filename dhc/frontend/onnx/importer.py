@@ -26,7 +26,7 @@ from dhc.frontend.onnx.tensors import from_onnx_dtype, to_array
 from dhc.ir import symbols
 from dhc.ir.graph import Graph, Value
 from dhc.ir.location import Location
-from dhc.ir.symbols import Dim
+from dhc.ir.symbols import Dim, SymExpr
 from dhc.ir.types import OptionalType, SequenceType, TensorType, Type
 
 NODE_BUDGET = 100_000

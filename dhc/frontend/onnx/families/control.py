@@ -73,7 +73,7 @@ def conditional(n: NodeContext) -> Any:
     regions = [graph for graph, _ in bodies]
     for a, b in zip(regions[0].outputs, regions[1].outputs):
         if isinstance(a.type, TensorType) and isinstance(b.type, TensorType) and a.type.rank != b.type.rank:
-            n.unsupported("the branches give tensors of different rank")
+            n.needs(0, "the branches give tensors of different rank")
     count = if_symbols([v.type for v in captures], regions[0], regions[1])
     attrs = {"symbols": _fresh_symbols(n, count)}
     return n.b.call("if", condition, *captures, attrs=attrs, regions=regions)

@@ -8,7 +8,7 @@ from typing import Any
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
-from dhc.ir.dtypes import DType
+from dhc.ir.dtypes import SUB_BYTE, DType
 from dhc.ir.graph import Value
 
 _UNARY = {
@@ -113,13 +113,18 @@ def convert(n: NodeContext, x: Value, dtype: DType) -> Value:
     """A cast, saturating unless the node says otherwise."""
     if x.dtype == dtype:
         return x
+    if x.dtype.is_float and dtype in SUB_BYTE:
+        x = n.b.cast(x, dtype="i32")  # four-bit integers keep the low bits of the whole number
     return n.b.cast(x, dtype=dtype, saturate=bool(n.attr("saturate", 1)))
 
 
 @onnx_op("BitCast")
 def bit_cast(n: NodeContext) -> Value:
     """The same bits as another dtype."""
-    return n.b.bitcast(n.value(0), dtype=from_onnx_dtype(n.require_attr("to"), str(n.location)))
+    x, dtype = n.value(0), from_onnx_dtype(n.require_attr("to"), str(n.location))
+    if x.dtype.kind == "b":
+        x = n.b.cast(x, dtype="u8")  # stored as 0 and 1
+    return x if x.dtype == dtype else n.b.bitcast(x, dtype=dtype)
 
 
 @onnx_op("Clip")

@@ -101,7 +101,7 @@ def _take_sizes(
     if policy != "stretch":
         known = [x.shape[a] for a in axes]
         if any(not isinstance(d, int) for d in (*known, *sizes)):
-            n.unsupported(f"keep_aspect_ratio_policy {policy} needs known sizes", "fix the shape with --shape")
+            n.needs_sizes((*known, *sizes), f"keep_aspect_ratio_policy {policy} needs known sizes")
         ratios = [int(s) / int(d) for s, d in zip(sizes, known)]  # type: ignore[arg-type]
         ratio = min(ratios) if policy == "not_larger" else max(ratios)
         for axis in axes:

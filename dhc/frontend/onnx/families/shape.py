@@ -65,7 +65,7 @@ def _runtime_shape(n: NodeContext, x: Value) -> tuple[Dim, ...]:
     shape = n.value(1)
     rank = shape.type.shape[0] if shape.type.rank == 1 else None
     if not isinstance(rank, int):
-        n.unsupported("the rank of the result must be known when the model is compiled")
+        n.needs(1, "the rank of the result must be known when the model is compiled")
     b = n.b
     sizes = shape
     if not n.attr("allowzero", 0):
@@ -106,7 +106,7 @@ def squeeze(n: NodeContext) -> Value:
     axes = _axes(n)
     if axes is None:
         if any(isinstance(d, SymExpr) for d in x.shape):
-            n.unsupported("which axes have size 1 is not known", "give the axes, or fix the shape with --shape")
+            n.needs_sizes(x.shape, "which axes have size 1 is not known")
         dropped = {i for i, d in enumerate(x.shape) if d == 1}
     else:
         dropped = {n.axis(a, x.type.rank) for a in axes}
@@ -215,7 +215,7 @@ def slice_operands(n: NodeContext) -> Value:
     if starts is not None and ends is not None:
         return _slice(n, x, list(starts.reshape(-1)), list(ends.reshape(-1)), axes, steps)
     if any(step != 1 for step in steps):
-        n.unsupported("bounds that depend on data need steps of 1")
+        n.needs(1 if starts is None else 2, "bounds that depend on data need steps of 1")
     first, last = (_runtime_bound(n, x, i, axes) for i in (1, 2))
     return _cut(n, x, axes, steps, first, [symbols.maximum(b - a, 0) for a, b in zip(first, last)])
 
@@ -226,7 +226,7 @@ def _length(n: NodeContext, index: int) -> int:
         return int(known.size)
     (length,) = n.value(index).type.shape
     if not isinstance(length, int):
-        n.unsupported("the number of bounds must be known when the model is compiled")
+        n.needs(index, "the number of bounds must be known when the model is compiled")
     return length
 
 
@@ -356,7 +356,17 @@ def depth_to_space(n: NodeContext) -> Value:
 @onnx_op("SpaceToDepth")
 def space_to_depth(n: NodeContext) -> Value:
     """Blocks of pixels to channels."""
-    return n.b.space_to_depth(n.value(0), block=n.require_attr("blocksize"))
+    x, block = n.value(0), n.require_attr("blocksize")
+    mode = n.attr("mode", "DCR")
+    if mode == "DCR":
+        return n.b.space_to_depth(x, block=block)
+    if mode != "CRD" or x.type.rank != 4 or block < 1:
+        n.invalid(f"mode {mode!r} with blocks of {block} does not fit {x.type}")
+    batch, channels, height, width = x.shape
+    rows, columns = symbols.floordiv(height, block), symbols.floordiv(width, block)
+    cut = n.b.reshape(x, shape=(batch, channels, rows, block, columns, block))
+    moved = n.b.transpose(cut, perm=[0, 1, 3, 5, 2, 4])
+    return n.b.reshape(moved, shape=(batch, channels * block * block, rows, columns))
 
 
 @onnx_op("Trilu")
