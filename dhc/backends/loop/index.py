@@ -186,7 +186,7 @@ class Ranges:
 
 
 def _exact(coefficient: Dim, divisor: Dim) -> Dim | None:
-    """coefficient / divisor when that is exact."""
+    """Coefficient / divisor when that is exact."""
     if coefficient == 0:
         return 0
     quotient = symbols.floordiv(coefficient, divisor) if divisor != 0 else None

@@ -190,7 +190,8 @@ class _Function:
 
     def _share(self, extent: str, fine: bool) -> tuple[str, str]:
         """This thread's part of a range. Single elements are given out in blocks of 64, so that no two threads write to
-        one cache line and short ranges stay on one thread."""
+        one cache line and short ranges stay on one thread.
+        """
         grain = 64 if fine else 1
         units = extent
         if grain > 1:

@@ -27,11 +27,16 @@ from dhc_runtime.errors import CompileError
 
 from dhc.backends.cpu.cache import KernelCache, default_cache
 from dhc.backends.cpu.numba.builtins import with_intrinsics
-from dhc.backends.cpu.numba.opaque import ArrayArgument, OpaqueKernel, Size
+from dhc.backends.cpu.numba.opaque import ArrayArgument, OpaqueKernel
+from dhc.backends.cpu.numba.prelude import prelude
 from dhc.backends.cpu.numba.shim import opaque_shim
 from dhc.backends.cpu.objects import ObjectCode, emit_module, native_half, parse_ir
 from dhc.backends.cpu.target import CpuTarget
+from dhc.backends.loop.complex import part_dtype
 from dhc.backends.loop.functions import register
+from dhc.backends.loop.half import expand_half
+from dhc.backends.loop.ir import Buffer, Kernel
+from dhc.backends.loop.numba_source import function_name, print_numba
 from dhc.ir.dtypes import DType, f32
 
 
@@ -148,4 +153,22 @@ def compile_opaque(kernel: OpaqueKernel, target: CpuTarget, cache: KernelCache |
     return ObjectCode(kernel.symbol, data)
 
 
-__all__ = ["Size", "compile_opaque", "numba_ir", "opaque_ir"]
+def compile_source(kernel: Kernel, target: CpuTarget) -> ObjectCode:
+    """Machine code of a loop kernel by way of its Numba source: the same function as `objects.compile_kernel` makes.
+
+    Used to test the source that CUDA compiles and people read; not cached.
+    """
+    expanded = expand_half(kernel)
+    scope = dict(prelude())
+    # Source that this program has just printed from a kernel: no text from outside gets here.
+    exec(compile(print_numba(expanded), f"<kernel {kernel.symbol}>", "exec"), scope)  # noqa: S102
+    arrays = tuple(_loop_array(b) for b in expanded.buffers)
+    whole = OpaqueKernel(
+        kernel.name, scope[function_name(kernel)], arrays, (*kernel.params, "tid", "nthreads"), kernel.params, None, True
+    )  # fmt: skip
+    return ObjectCode(whole.symbol, emit_module(opaque_ir(whole, target), target))
+
+
+def _loop_array(buffer: Buffer) -> ArrayArgument:
+    dtype = part_dtype(buffer.dtype) if buffer.dtype.kind == "c" else buffer.dtype
+    return ArrayArgument(dtype, (0,))  # Numba checks no bounds: the length does not matter

@@ -53,6 +53,7 @@ class OpaqueKernel:
         numbers: integers and floats as they are, parameters by name.
         params: names of the parameters.
         items: number of independent work items; None: serial.
+        splits: the function takes the thread's number and count and divides the work itself.
     """
 
     name: str
@@ -61,6 +62,7 @@ class OpaqueKernel:
     numbers: tuple[int | float | str, ...]
     params: tuple[str, ...]
     items: Size | None
+    splits: bool = False
 
     @cached_property
     def text(self) -> str:

@@ -77,7 +77,7 @@ def opaque_shim(kernel: OpaqueKernel, callee: str, target: CpuTarget, native: Co
     """LLVM IR of the kernel function that unpacks buffers and parameters and calls Numba's function `callee`."""
     w = _Writer()
     halves = [a for a in kernel.arrays if a.wide is not None]
-    serial = kernel.items is None or bool(halves)
+    serial = (kernel.items is None and not kernel.splits) or bool(halves)
     if serial:
         first = w.emit("icmp eq i64 %tid, 0")
         w.line(f"br i1 {first}, label %work, label %idle")
