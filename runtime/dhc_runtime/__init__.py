@@ -11,6 +11,8 @@ Example::
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dhc_runtime.errors import (
     ArtifactError,
     DeviceError,
@@ -22,6 +24,10 @@ from dhc_runtime.errors import (
     TypeMismatchError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from dhc_runtime.session import Session, TensorInfo, load
+    from dhc_runtime.trace import StepTime
 
 __version__ = "0.1.0"
 

@@ -22,6 +22,7 @@ from dhc_runtime.errors import ResourceError, UsageError
 __all__ = ["MAX_THREADS", "ThreadPool", "default_threads"]
 
 MAX_THREADS = 1024
+_STACK_BYTES = 8 << 20
 _SYNC_WORDS = 32
 _STOP, _ERROR, _SPIN = 1, 2, 3
 # About ten microseconds, the usual difference between threads at a barrier. Longer spinning gains nothing on an idle
@@ -82,7 +83,8 @@ def _stop(workers: List[_Worker], pid: int, keepalive: Any) -> None:
         if worker.start.locked():
             worker.start.release()
     for worker in workers:
-        if worker.thread is not None and worker.thread is not threading.current_thread():
+        # One that was never started has nothing to join, and a thread cannot wait for itself.
+        if worker.thread is not None and worker.thread.is_alive() and worker.thread is not threading.current_thread():
             worker.thread.join(10.0)
     del workers[:]
 
@@ -125,6 +127,18 @@ class ThreadPool:
         self._pid = os.getpid()
         self._sync[:_SPIN] = 0
         workers: List[_Worker] = []
+        # Some systems give threads less stack than the main one has, and kernels keep tiles there.
+        default_stack = threading.stack_size(_STACK_BYTES)
+        try:
+            self._start_workers(workers)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            threading.stack_size(default_stack)
+        self._workers = workers
+
+    def _start_workers(self, workers: List[_Worker]) -> None:
         self._finalizer = weakref.finalize(self, _stop, workers, self._pid, (self._keepalive, self._sync))
         for tid in range(1, self.threads):
             worker = _Worker()
@@ -134,15 +148,13 @@ class ThreadPool:
                 name="dhc-{}".format(tid),
                 daemon=True,
             )
+            workers.append(worker)
             try:
                 worker.thread.start()
             except RuntimeError as error:
-                self.close()
                 raise ResourceError(
                     "The system gives no more than {} threads".format(tid), tid, hint="Ask for fewer with threads="
                 ) from error
-            workers.append(worker)
-        self._workers = workers
 
     def run(self, steps: int, count: int, serial: bool = False) -> int:
         """Runs a step list on all threads and waits for them.

@@ -16,7 +16,7 @@ import pytest
 
 import dhc_runtime
 from dhc_runtime import native_segment
-from dhc_runtime.errors import ModelError
+from dhc_runtime.errors import ModelError, ResourceError
 
 from tests.runtime.artifacts import Plan, chain
 
@@ -251,3 +251,23 @@ def test_loading_and_closing_leaks_nothing(artifact: bytes, all_threads: None) -
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= files
     assert resident() - before < 4 << 20, "each session holds more than 200 KiB when alive"
+
+
+def test_too_many_threads_for_the_system_are_an_error(
+    artifact: bytes, all_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = dhc_runtime.load(artifact, threads=6)
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "dhc-3":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = runtime_threads()
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(ResourceError, match="no more than 3 threads"):
+        session.run(np.ones((2, 4), np.float32))
+    assert runtime_threads() == before
+    monkeypatch.undo()
+    assert np.array_equal(session.run(np.ones((2, 4), np.float32))["y"], np.full((2, 4), 32))
