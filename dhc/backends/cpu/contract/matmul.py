@@ -168,7 +168,6 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             spec.dtype,
             (0,),
             packed_rows=False,
-            resume=True,
         )
         for rows in row_counts
     }
@@ -264,13 +263,10 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             first_panel: Value = first_panel,
             out_start: Value = out_start,
         ) -> None:
-            zero = Value(f, f"<{shape.lanes} x {ELEMENT[spec.dtype]}>", "zeroinitializer")
-            for i in range(rows * shape.vectors):
-                f.store(zero, f.at(sums, i * shape.lanes * item), shape.lanes * item)
             a_tile = f.at(a, row * row_stride)
 
-            def accumulate(a_at: Value, b_at: Value, b_stride: Int, steps: Value) -> None:
-                f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, steps, sums])
+            def accumulate(a_at: Value, b_at: Value, b_stride: Int, steps: Value, resume: Int = 0) -> None:
+                f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, steps, sums, resume])
 
             if pack is None or scratch is None:
                 accumulate(a_tile, f.at(b, panel * (columns * item) * k), columns * item, k)
@@ -284,7 +280,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                     with f.loop(0, k, step_limit) as s:
                         steps = f.value(f.minimum(step_limit, k - s))
                         f.call(pack, [b, n, k, s, steps, panel * columns, scratch])
-                        accumulate(f.at(a_tile, s * step_stride), scratch, columns * item, steps)
+                        accumulate(f.at(a_tile, s * step_stride), scratch, columns * item, steps, s > 0)
 
                 def from_scratch() -> None:
                     f.if_else(k <= step_limit, packed, by_steps)

@@ -69,12 +69,11 @@ def emit_accumulate(
     tap_offsets: Sequence[int],
     *,
     packed_rows: bool,
-    resume: bool = False,
 ) -> Function:
-    """Writes ``void tile(a, row_stride, step_stride, b, b_stride, steps, buffer)``: the sums of one tile.
+    """Writes ``void tile(a, row_stride, step_stride, b, b_stride, steps, buffer, resume)``: the sums of one tile.
 
     ``buffer[r * pitch + j] = sum over steps s and taps t of a(r, s, t) * b[s * b_stride + tap_offsets[t] + j]``, always
-    summed in the order (s, t).
+    summed in the order (s, t). With ``resume`` the sums go on from what the buffer holds.
 
     Args:
         module: receives the function.
@@ -85,7 +84,6 @@ def emit_accumulate(
         tap_offsets: byte offsets within one step of ``b``.
         packed_rows: ``a`` is ``[step][tap][row]`` contiguous; else row ``r`` lies ``row_stride`` bytes apart, steps
             ``step_stride`` bytes apart, and there is one tap.
-        resume: whether the sums start from what the buffer holds instead of zero.
     """
     item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
     vector = f"<{lanes} x {element}>"
@@ -100,16 +98,18 @@ def emit_accumulate(
             ("i64", "b_stride"),
             ("i64", "steps"),
             ("ptr", "buffer"),
+            ("i1", "resume"),
         ),
     )
     places = [
         [f.at(f.argument("buffer"), (r * pitch + v * lanes) * item) for v in range(shape.vectors)]
         for r in range(shape.rows)
     ]
-    sums = [
-        [f.variable(vector, f.load(vector, place, lanes * item) if resume else "zeroinitializer") for place in row]
-        for row in places
-    ]
+    sums = [[f.variable(vector, "zeroinitializer") for _ in row] for row in places]
+    with f.if_(f.argument("resume")):
+        for r, row in enumerate(places):
+            for v, place in enumerate(row):
+                sums[r][v].set(f.load(vector, place, lanes * item))
     b = f.variable("ptr", f.argument("b"))
     row_stride = f.argument("row_stride")
     if packed_rows:

@@ -43,6 +43,8 @@ CONSTANTS = (
     "larger_tiles",
     "smaller_tiles",
     "scratch_bytes",
+    "copy_bytes",  # of it, for copied rows
+    "blocked",  # whether it has room for waiting sums
     "in_stride_z",
     "in_stride_y",
     "out_stride_z",
@@ -53,6 +55,8 @@ CONSTANTS = (
 
 
 _MOST_INTERLEAVED = 4
+# Columns that a block has at most when its channels come in blocks.
+_BLOCK_COLUMNS = 224
 
 
 @dataclass(frozen=True)
@@ -195,10 +199,18 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     span = max(plan.tap_offsets)
 
     # Scratch memory of a thread: half the second-level cache, or what one vector tile needs when that is more.
+    # When its channels do not fit beside enough columns, they come in blocks, and the sums of all tiles wait in memory.
     slack = columns + span + 2 * lanes
     least = ins_fixed * copies * _odd_lines(columns + span + lanes, item) + slack
-    budget = max(target.l2_bytes // 2 // item, least, ins_fixed * copies * (64 + 24) + slack)
-    scratch_bytes = -(-budget * item // 64) * 64
+    budget = max(target.l2_bytes // 2 // item, least)
+    copy_bytes = -(-budget * item // 64) * 64
+    tile_sums = interleave * shape.rows * columns
+    tiles_fixed = sum(count for _, count in plan.tiles)
+    block_row = _odd_lines(_BLOCK_COLUMNS + span + 2 * lanes, item)
+    blocked = ins_fixed * copies * block_row + slack > budget >= copies * block_row + slack
+    waiting_bytes = tiles_fixed * _waiting_tiles(shape) * tile_sums * item if blocked else 0
+    # A line more: the last run of the last tile is read in whole vectors.
+    scratch_bytes = copy_bytes + (-(-waiting_bytes // 64) * 64 + 64 if blocked else 0)
 
     offsets = tuple(offset * item for offset in plan.tap_offsets)
     accumulate = {}
@@ -277,7 +289,10 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         copied_rows = f.value(f.maximum(tap_count * ins, 1))
 
         # Blocks of x columns and rows that fit the scratch memory, evened out over the threads.
-        room = (names["scratch_bytes"] // item - slack) // copied_rows
+        room = (names["copy_bytes"] // item - slack) // copied_rows
+        needed = f.value(f.minimum(t_rows * (t_w + span), _BLOCK_COLUMNS)) + (lanes + 2 * (64 // item))
+        in_blocks = names["blocked"].equals(1) & (room < needed)
+        room = f.select(in_blocks, _BLOCK_COLUMNS + lanes + 2 * (64 // item), room)
         row_room = room - (lanes + 2 * (64 // item))
         x_most = f.value(f.maximum(columns, (f.value(f.minimum(row_room, 2048)) - span) // columns * columns))
         x_blocks = f.value(f.ceildiv(t_w, x_most))
@@ -293,6 +308,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         r_blocks = f.value(f.ceildiv(t_rows, r_size))
         filled = (r_size - 1) * pitch_row + f.ceildiv(pitch_row, lanes) * lanes
         pitch = _odd_lines_value(filled, item)
+        # Channels of a block: all of them, or as many as the copied columns leave room for.
+        fitting = (names["copy_bytes"] // item - slack) // f.value(f.maximum(tap_count * pitch, 1))
+        channel_step = f.value(f.maximum(1, f.select(in_blocks, f.minimum(fitting, ins), ins)))
         blocks = names["batch"] * groups * r_blocks * x_blocks
         even = (blocks % nthreads).equals(0) | (blocks >= nthreads * 8)
         splits = f.select(even, 1, f.minimum(nthreads, f.maximum(tile_total, 1)))
@@ -312,35 +330,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             # Where the copied rows of each x residue begin in the scratch memory.
             regions: list[Value] = [scratch]
             for part in parts[:-1]:
-                regions.append(scratch if plan.shared_copy else f.at(regions[-1], part[1] * ins * pitch * item))
-
-            with f.if_(last_copied.get().equals(block).equals(0)):
-                last_copied.set(block)
-                channel0 = f.at(source, (image * groups + group) * ins * in_plane * item)
-                copied = list(zip(parts, regions))[: 1 if plan.shared_copy else interleave]
-                for part, region in copied:
-                    with f.loop(0, part[1]) as tap, f.loop(0, r_count) as r:
-                        dz, dy, dx = (f.parameter(taps_at + ((part[0] + tap) * 3 + i)) for i in range(3))
-                        position = r_first + r
-                        z = (position // t_h) * in_strides[0] + dz
-                        y = (position % t_h) * in_strides[1] + dy
-                        inside = (z >= 0) & (z < in_d) & (y >= 0) & (y < in_h)
-                        # A row outside the input is a row of which no column is inside.
-                        width = f.select(inside, in_w, 0)
-                        start = f.select(inside, (z * in_h + y) * in_w * item, 0)
-                        f.call(
-                            copy_row,
-                            [
-                                f.at(channel0, start),
-                                in_plane * item,
-                                ins,
-                                x_first * in_strides[2] + dx,
-                                width,
-                                x_count + span,
-                                f.at(region, (tap * pitch + r * pitch_row) * item),
-                                part[1] * pitch * item,
-                            ],
-                        )
+                regions.append(
+                    scratch if plan.shared_copy else f.at(regions[-1], part[1] * channel_step * pitch * item)
+                )
 
             total = (r_count - 1) * pitch_row + x_count
             run_row, run_pitch = x_count, pitch_row
@@ -355,6 +347,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             def column_tiles(
                 rows: int,
                 row: Value,
+                tile: Value,
+                channel: Value,
+                channels: Value,
                 f: Any = f,
                 total: Value = total,
                 group_weight: Value = group_weight,
@@ -369,13 +364,21 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 first: tuple[Value, ...] = (first_z, first_y, first_x),
                 parts: list[tuple[Value, ...]] = parts,
                 regions: list[Value] = regions,
+                channel_step: Value = channel_step,
             ) -> None:
                 tile_weights = [
-                    f.at(group_weight, (before * outs + row * (taps * inner_taps)) * ins * item)
+                    f.at(
+                        group_weight,
+                        ((before * outs + row * (taps * inner_taps)) * ins + channel * (taps * inner_taps * rows))
+                        * item,
+                    )
                     for _, taps, before in parts
                 ]
 
-                def finish(q: Value, width: Int) -> None:
+                last = channel + channels >= ins
+                waiting = f.at(scratch, tile * (_waiting_tiles(shape) * tile_sums * item) + names["copy_bytes"])
+
+                def finish(q: Value, width: Int, tile_at: Value) -> None:
                     """Writes the runs of real outputs among ``width`` computed columns from ``q`` on."""
                     at = f.variable("i64", q)
                     stop = f.value(f.minimum(q + width, total))
@@ -398,7 +401,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                                 store,
                                 [
                                     f.argument("buffers"),
-                                    f.at(sums, (at.get() - q) * item),
+                                    f.at(tile_at, (at.get() - q) * item),
                                     rows,
                                     outputs,
                                     place,
@@ -417,12 +420,21 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 
                         f.if_else(left > 0, write, skip)
 
+                number = f.variable("i64", 0)
+
                 def run(q: Value, vectors: int) -> None:
+                    held = f.at(waiting, number.get() * (tile_sums * item))
+                    tile_at = f.select(channel_step < ins, held, sums)
+                    number.set(number.get() + 1)
                     for i, (part, a, region) in enumerate(zip(parts, tile_weights, regions)):
-                        to = f.at(sums, i * shape.rows * columns * item)
+                        to = f.at(tile_at, i * shape.rows * columns * item)
                         b = f.at(region, q * item)
-                        f.call(accumulate[rows, vectors], [a, 0, 0, b, pitch * item, part[1] * ins, to])
-                    finish(q, vectors * lanes)
+                        f.call(
+                            accumulate[rows, vectors],
+                            [a, 0, 0, b, pitch * item, part[1] * channels, to, channel > 0],
+                        )
+                    with f.if_(last):
+                        finish(q, vectors * lanes, tile_at)
 
                 q = f.variable("i64", 0)
                 if shape.vectors > 1:
@@ -433,26 +445,59 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                     run(q.get(), 1)
                     q.set(q.get() + lanes)
 
-            first_tile: Int = 0
-            first_row: Int = 0
-            for rows, name in zip(plan.row_counts, ("larger_tiles", "smaller_tiles"), strict=False):
-                low = f.maximum(tile_begin, first_tile)
-                high = f.minimum(tile_end, first_tile + names[name])
-                with f.loop(low, high) as index:
-                    column_tiles(rows, (index - first_tile) * rows + first_row)
-                first_tile, first_row = first_tile + names[name], first_row + names[name] * rows
+            with f.loop(0, f.maximum(ins, 1), channel_step) as channel:
+                channels = f.value(f.minimum(channel_step, ins - channel))
+                fresh = last_copied.get().equals(block) & (channel_step >= ins)
+                with f.if_(fresh.equals(0)):
+                    last_copied.set(block)
+                    channel0 = f.at(source, ((image * groups + group) * ins + channel) * in_plane * item)
+                    copied = list(zip(parts, regions))[: 1 if plan.shared_copy else interleave]
+                    for part, region in copied:
+                        with f.loop(0, part[1]) as tap, f.loop(0, r_count) as r:
+                            dz, dy, dx = (f.parameter(taps_at + ((part[0] + tap) * 3 + i)) for i in range(3))
+                            position = r_first + r
+                            z = (position // t_h) * in_strides[0] + dz
+                            y = (position % t_h) * in_strides[1] + dy
+                            inside = (z >= 0) & (z < in_d) & (y >= 0) & (y < in_h)
+                            # A row outside the input is a row of which no column is inside.
+                            width = f.select(inside, in_w, 0)
+                            start = f.select(inside, (z * in_h + y) * in_w * item, 0)
+                            f.call(
+                                copy_row,
+                                [
+                                    f.at(channel0, start),
+                                    in_plane * item,
+                                    channels,
+                                    x_first * in_strides[2] + dx,
+                                    width,
+                                    x_count + span,
+                                    f.at(region, (tap * pitch + r * pitch_row) * item),
+                                    part[1] * pitch * item,
+                                ],
+                            )
+
+                first_tile: Int = 0
+                first_row: Int = 0
+                for rows, name in zip(plan.row_counts, ("larger_tiles", "smaller_tiles"), strict=False):
+                    low = f.maximum(tile_begin, first_tile)
+                    high = f.minimum(tile_end, first_tile + names[name])
+                    with f.loop(low, high) as index:
+                        column_tiles(rows, (index - first_tile) * rows + first_row, index, channel, channels)
+                    first_tile, first_row = first_tile + names[name], first_row + names[name] * rows
+
     f.ret(0)
-    return finished(module, target, "conv", buffers, PARAMS, scratch_bytes, _constants(spec, plan, scratch_bytes))
+    sizes = (scratch_bytes, copy_bytes, int(blocked))
+    return finished(module, target, "conv", buffers, PARAMS, scratch_bytes, _constants(spec, plan, sizes))
 
 
-def _constants(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch_bytes: int) -> tuple[int, ...]:
+def _constants(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch: tuple[int, ...]) -> tuple[int, ...]:
     """The values of :data:`CONSTANTS` and the tables behind them."""
     counts = [count for _, count in plan.tiles] + [0, 0]
     pointwise = (
         isinstance(spec, ConvSpec) and set(spec.kernel) == {1} and set(spec.stride) == {1} and not any(spec.pad_begin)
     )
     values = [spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups]
-    values += [sum(phase.taps for phase in plan.phases), *counts[:2], scratch_bytes, *plan.in_stride[:2]]
+    values += [sum(phase.taps for phase in plan.phases), *counts[:2], *scratch, *plan.in_stride[:2]]
     values += [*plan.out_stride[:2], int(pointwise), len(plan.phases)]
     phases: list[int] = []
     displacements: list[int] = []
@@ -468,6 +513,11 @@ def _constants(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch_bytes: in
             displacements += [value for row in rows for value in row]
             taps_before += len(phase.z.taps) * len(phase.y.taps) * len(x.taps)
     return (*values, *phases, *displacements)
+
+
+def _waiting_tiles(shape: TileShape) -> int:
+    """How many tiles cover the columns of a block: whole ones, and single vectors for the rest."""
+    return _BLOCK_COLUMNS // shape.columns + shape.vectors + 1
 
 
 def _odd_lines(elements: int, item: int) -> int:

@@ -317,6 +317,8 @@ LARGER = [
     (ConvSpec(4, 4, (12, 12), groups=4), (30, 40), (19, 29)),
     (ConvTransposeSpec(40, 24, (2, 2), stride=(2, 2)), (20, 37), (40, 74)),
     (ConvTransposeSpec(9, 5, (4, 4, 4), stride=(2, 2, 2), pad_begin=(1, 1, 1)), (5, 6, 21), (10, 12, 42)),
+    (ConvTransposeSpec(600, 13, (3, 3), stride=(2, 2)), (9, 40), (19, 81)),
+    (ConvSpec(900, 30, (1, 1), groups=2), (23, 31), (23, 31)),
     (ConvTransposeSpec(1, 1, (16,), stride=(8,)), (300,), (2408,)),
 ]
 
