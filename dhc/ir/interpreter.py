@@ -130,7 +130,10 @@ def _solve(dim: Any, size: int, bound: dict[str, int]) -> None:
 
 
 def _run_node(node: Node, arrays: Sequence[Any], bound: dict[str, int]) -> tuple[Any, ...]:
-    call = Call.of(node).bind(bound)
+    try:
+        call = Call.of(node).bind(bound)
+    except ValueError as error:  # a size computed from the inputs' sizes is negative
+        raise ShapeError(f"{node.op.name}: {error}", where=str(node.location)) from error
     call.run = lambda graph, values: run_graph(graph, values, bound)
     try:
         with np.errstate(all="ignore"):
