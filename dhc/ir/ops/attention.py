@@ -52,9 +52,7 @@ def _wide(call: Call) -> DType:
     return compute_dtype(call.types[0].dtype)
 
 
-def _reference(
-    call: Call, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None
-) -> Any:
+def _reference(call: Call, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None) -> Any:
     wide = _wide(call).numpy
     scores = np.einsum("bhid,bhjd->bhij", q.astype(wide), k.astype(wide)) * wide.type(_scale(call))
     if mask is not None:

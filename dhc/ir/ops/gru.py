@@ -171,9 +171,7 @@ def _decompose(b: Builder, operands: Sequence[Value], call: Call) -> list[Value]
             return [s.add(s.mul(s.sub(s.like(1, z), z), new), s.mul(z, h))]
 
         captures = [recurrent, rnn.part(b, both, 0, size * 3, size * 3)]
-        per_direction.append(
-            rnn.build_direction(b, call, d, projected, [rnn.row(b, h0, d)], captures, lengths, step)
-        )
+        per_direction.append(rnn.build_direction(b, call, d, projected, [rnn.row(b, h0, d)], captures, lengths, step))
     return rnn.stack_directions(b, per_direction)
 
 

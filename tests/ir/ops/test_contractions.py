@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from dhc.errors import ShapeError, TypeMismatchError
+from dhc.ir import symbols
 from dhc.ir.autodiff import gradient
 from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph
+from dhc.ir.op import constraints_of
 from tests.ir.ops.finite_differences import check_gradient
 from tests.ir.ops.onnxruntime_reference import assert_close, graph_of, run_dhc, run_onnx
 
@@ -129,6 +131,17 @@ def test_one_graph_serves_many_sizes() -> None:
     for shape in [(1, 3, 8, 8), (2, 3, 7, 9), (0, 3, 5, 5), (3, 3, 1, 2)]:
         x = _normal(rng, *shape)
         assert_close(graph.evaluate(x, w), run_dhc("conv", [x, w], **attrs))
+
+
+def test_sizes_that_turn_out_too_small_are_refused() -> None:
+    w = np.zeros((1, 1, 3, 3), np.float32)
+    graph = graph_of("conv", [np.zeros((1, 1, 3, 3), np.float32), w], {}, ("N", 1, "H", "W"))
+    with pytest.raises(ShapeError, match="negative size"):
+        graph.evaluate(np.zeros((1, 1, 1, 1), np.float32), w)
+    left, right, what = constraints_of(graph.nodes[0])[0]
+    assert "a window of 3 fits into H" in what
+    assert symbols.evaluate(left, {"H": 3}) == right == 0
+    assert symbols.evaluate(left, {"H": 2}) != right
 
 
 @pytest.mark.parametrize("op", ["conv", "conv_transpose"])

@@ -49,9 +49,7 @@ def _operands(
 def _onnx(op: str, operands: list[np.ndarray], **attrs: Any) -> list[np.ndarray]:
     x, w, r, b, h0, *more, lengths = operands
     inputs = [x, w, r, b, lengths.astype(np.int32), h0, *more]
-    return run_onnx(
-        ONNX_NAMES[op], inputs, outputs=3 if op == "lstm" else 2, opset=14, hidden_size=r.shape[2], **attrs
-    )
+    return run_onnx(ONNX_NAMES[op], inputs, outputs=3 if op == "lstm" else 2, opset=14, hidden_size=r.shape[2], **attrs)
 
 
 @pytest.mark.parametrize("op", GATES)
