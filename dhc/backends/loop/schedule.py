@@ -351,16 +351,19 @@ class Scheduler:
                 return depth
         return outermost
 
-    def _movable(self, definition: Definition) -> bool:
+    def _movable(self, definition: Definition, known: dict[int, bool] | None = None) -> bool:
         """Mere arithmetic on sizes, loop variables and elements at linear offsets: right whether inner loops run or not."""
-        return self._steady(definition.value) and all(
-            self._movable(self._expansion.definitions[name]) for name in definition.eager
-        )
+        memo: dict[int, bool] = {} if known is None else known  # definitions share parts: each is looked at once
+        if id(definition) not in memo:
+            memo[id(definition)] = self._steady(definition.value, memo) and all(
+                self._movable(self._expansion.definitions[name], memo) for name in definition.eager
+            )
+        return memo[id(definition)]
 
-    def _steady(self, e: ScalarExpr) -> bool:
+    def _steady(self, e: ScalarExpr, known: dict[int, bool]) -> bool:
         if isinstance(e, s.Var):
             inner = self._expansion.definitions.get(e.name)
-            return inner is None or (inner.fold is None and self._movable(inner))
+            return inner is None or (inner.fold is None and self._movable(inner, known))
         if isinstance(e, s.Load):
             form = self._expansion.ranges.linear(e.index[0])
             extents = self._expansion.ranges.extents
@@ -371,7 +374,7 @@ class Scheduler:
             return False
         if isinstance(e, s.Select) and self._may_fail(e):
             return False
-        return all(self._steady(c) for c in s.children(e))
+        return all(self._steady(c, known) for c in s.children(e))
 
     def _reach(self, e: ScalarExpr, seen: set[str]) -> set[str]:
         """Loop variables and accumulators that a value depends on, through definitions."""
