@@ -94,11 +94,12 @@ def log(x: ScalarExpr, let: Let) -> ScalarExpr:
 
 
 def log1p(x: ScalarExpr, let: Let) -> ScalarExpr:
-    """log(u) · x / (u - 1) with u = 1 + x rounded: the error of u cancels (Kahan)."""
+    """log(u) + c / u, where u = 1 + x rounded and c is what the rounding lost."""
     u = let(x + 1.0)
-    corrected = log(u, let) * (x / (u - 1.0))
-    exact = s.unary("abs", u).eq(float("inf"))
-    return let(s.select(u.eq(1.0), x, s.select(exact, log(u, let), s.select(u.eq(0.0), log(u, let), corrected))))
+    lost = s.select(x >= 1.0, 1.0 - (u - x), x - (u - 1.0))
+    of_u = log(u, let)
+    special = s.binary("or", u.eq(0.0), s.unary("abs", u).eq(float("inf")))
+    return let(s.select(u.eq(1.0), x, s.select(special, of_u, of_u + lost / u)))
 
 
 def _with_sign(magnitude: ScalarExpr, sign: ScalarExpr) -> ScalarExpr:

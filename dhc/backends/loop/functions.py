@@ -154,7 +154,8 @@ def _float_binary(w: Writer, function: str, a: ScalarExpr, b: ScalarExpr) -> Sca
     remainder = w.let(s.select(rest.eq(0), zero, s.select(opposite, rest + b, rest)))
     if function == "mod":
         return remainder
-    quotient = w.let((a - remainder) / b)
+    moved = s.logical_and(rest.ne(0), opposite)
+    quotient = w.let((a - rest) / b - s.select(moved, s.const(1.0, held), 0.0))
     whole = w.let(s.Unary(held, "floor", quotient))
     whole = w.let(s.select(quotient - whole > 0.5, whole + 1.0, whole))
     return s.select(b.eq(0), a / b, whole)
@@ -240,13 +241,27 @@ def cast(w: Writer, x: ScalarExpr, source: DType, target: DType, saturate: bool)
     if wanted.is_float:
         return x if held == wanted else s.Cast(wanted, x)
     if held.is_float:
-        x = s.Cast(wanted, x)
-        if target.bits < 8:
-            return _clamp(x, target) if saturate else _fit(x, target)
-        return x
+        return _float_to_integer(w, w.let(x), wanted, target, saturate)
     if saturate:
         x = _clamp(x, target)
     return _fit(x if held == wanted else s.Cast(wanted, x), target)
+
+
+def _float_to_integer(w: Writer, x: ScalarExpr, wanted: DType, target: DType, saturate: bool) -> ScalarExpr:
+    """Truncates toward zero, saturating in any case: beyond the range the machine's own conversions differ."""
+    held = x.dtype
+    limits = target if saturate else wanted
+    number = w.let(s.select(x.eq(x), x, s.const(0.0, held)))
+    exact = limits.bits <= (24 if held == f32 else 53)
+    if exact:  # the limits are numbers of the float type: clamp first, by way of i32 or i64, which vectorises
+        inside = s.minimum(s.maximum(number, float(limits.min)), float(limits.max))
+        step = i32 if limits.bits < 32 else i64
+        return _fit(s.Cast(wanted, s.Cast(step, inside)) if wanted != step else s.Cast(step, inside), target)
+    low, high = float(limits.min), float(2 ** (limits.bits - (limits.kind == "i")))
+    below, above = w.let(number < low), w.let(number >= high)
+    inside = s.select(s.binary("or", below, above), s.const(0.0, held), number)
+    result = s.select(above, s.const(int(limits.max), wanted), s.Cast(wanted, inside))
+    return s.select(below, s.const(int(limits.min), wanted), result)
 
 
 def _clamp(x: ScalarExpr, target: DType) -> ScalarExpr:

@@ -309,8 +309,7 @@ class _Function:
             wider = target.bits > source.bits
             return self._emit(f"{'fpext' if wider else 'fptrunc'} {old} {value} to {new}")
         if source.is_float:
-            name = f"llvm.fpto{'s' if target.kind == 'i' else 'u'}i.sat.{new}.{source}"
-            return self._call(name, new, [old], [value])
+            return self._emit(f"fpto{'s' if target.kind == 'i' else 'u'}i {old} {value} to {new}")
         if target.is_float:
             op = "sitofp" if source.kind == "i" else "uitofp"
             return self._emit(f"{op} {old} {value} to {new}")

@@ -216,6 +216,8 @@ class Scheduler:
             return complex_numbers.binary(self, e.function, a, b)
         if e.function == "complex":
             return Pair(a, b)
+        if e.function == "complex":
+            return Pair(a, b)
         trusted = e.left.dtype == i64 and self._expansion.ranges.is_index(e.right)
         return functions.binary(self, e.function, a, b, self._logical(e.left.dtype), trusted)
 
