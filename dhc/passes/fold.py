@@ -80,4 +80,13 @@ def _is_foldable(node: Node) -> bool:
         return False
     if not node.operands and getattr(node.op.kind, "role", "") != "generate":
         return False
+    if not _has_static_attrs(node):
+        return False
     return all(v.producer is not None and v.producer.op.name == "constant" for v in node.operands)
+
+
+def _has_static_attrs(node: Node) -> bool:
+    """False for sizes in attributes that only a run tells: the result's shape may be known even then."""
+    dims = [node.attrs[a.name] for a in node.op.attrs if a.kind in ("dim", "dims")]
+    flat = [d for entry in dims for d in (entry if isinstance(entry, tuple) else (entry,))]
+    return all(d is None or isinstance(d, int) for d in flat)

@@ -43,7 +43,7 @@ class Fuse(Pass):
         """Groups the nodes of the graph and of the bodies of its control flow."""
         result = PassResult()
         for node in graph:
-            for region in node.regions:
+            for region in node.regions if node.op.name != "fused" else ():  # groups do not nest
                 for what, n in self.run(region).statistics.items():
                     result.count(what, n)
         if self.contractions:

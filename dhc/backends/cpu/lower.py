@@ -63,21 +63,23 @@ class CpuLowering:
         elif isinstance(kind, Opaque):
             self._opaque(node, plan)
         elif isinstance(kind, Contract):
-            self._contraction(node, [], {}, {node.result: node.result}, plan, node)
+            self._contraction(node, [], {}, [(node.result, node.result)], plan, node)
         else:
-            self._group([node], list(dict.fromkeys(node.operands)), list(node.results), {}, plan, node)
+            results = [(v, v) for v in node.results]
+            self._group([node], list(dict.fromkeys(node.operands)), results, {}, plan, node)
 
     # ---- groups --------------------------------------------------------------------------------------------------
 
     def _fused(self, node: Node, plan: PlanBuilder) -> None:
         body = node.regions[0]
         outside = dict(zip(body.inputs, node.operands))
-        results = dict(zip(body.outputs, node.results))
+        results = list(zip(body.outputs, node.results))  # a group may return one value twice
         nodes = body.nodes
-        contraction = next((n for n in nodes if isinstance(n.op.kind, Contract)), None)
-        if contraction is None:
-            self._group(nodes, list(body.inputs), list(body.outputs), {**outside, **results}, plan, node)
+        contractions = [n for n in nodes if isinstance(n.op.kind, Contract)]
+        if len(contractions) != 1 or len(results) != 1 or not _is_chain(contractions[0], nodes, results[0][0]):
+            self._group(nodes, list(body.inputs), results, outside, plan, node)
             return
+        contraction = contractions[0]
         tail = [n for n in nodes if n is not contraction]
         self._contraction(contraction, tail, outside, results, plan, node)
 
@@ -85,20 +87,20 @@ class CpuLowering:
         self,
         nodes: Sequence[Node],
         inputs: list[Value],
-        outputs: list[Value],
+        results: Sequence[tuple[Value, Value]],
         outside: dict[Value, Value],
         plan: PlanBuilder,
         node: Node,
         given: dict[Value, int] | None = None,
     ) -> None:
-        """One loop nest. `outside` maps values of a fused group to those of the graph, `given` to buffers."""
+        """One kernel. `results` pairs values of the group with those of the graph that they become; `outside` maps the
+        group's inputs to values of the graph, `given` to buffers."""
         buffers = given or {}
-        lowered = lower_group(nodes, inputs, outputs, node.op.name if len(nodes) == 1 else "fused")
+        lowered = lower_group(nodes, inputs, [v for v, _ in results], node.op.name if len(nodes) == 1 else "fused")
         symbol = self.sink.loop(lowered.kernel)
         operands = [buffers[v] if v in buffers else plan.buffer(outside.get(v, v)) for v in inputs]
-        self._take_over(lowered, inputs, outputs, outside, plan, buffers)
-        results = [buffers[v] if v in buffers else plan.buffer(outside.get(v, v)) for v in outputs]
-        plan.kernel(symbol, [*operands, *results], lowered.params, node)
+        self._take_over(lowered, inputs, [outer for _, outer in results], outside, plan, buffers)
+        plan.kernel(symbol, [*operands, *(plan.buffer(outer) for _, outer in results)], lowered.params, node)
 
     def _take_over(
         self,
@@ -111,11 +113,10 @@ class CpuLowering:
     ) -> None:
         taken: set[int] = set()
         for source, target in lowered.inplace:
-            value, operand = outputs[target], inputs[source]
-            if source in taken or value in buffers or operand in buffers:
+            operand = inputs[source]
+            if source in taken or operand in buffers:
                 continue
-            outer, inner = outside.get(value, value), outside.get(operand, operand)
-            if plan.reuse(outer, inner):
+            if plan.reuse(outputs[target], outside.get(operand, operand)):
                 taken.add(source)
 
     # ---- contractions --------------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class CpuLowering:
         contraction: Node,
         tail: Sequence[Node],
         outside: dict[Value, Value],
-        results: dict[Value, Value],
+        results: Sequence[tuple[Value, Value]],
         plan: PlanBuilder,
         node: Node,
     ) -> None:
@@ -133,14 +134,14 @@ class CpuLowering:
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]
-            self._group(nodes, inputs, list(results), {**outside, **results}, plan, node)
+            self._group(nodes, inputs, results, outside, plan, node)
             return
         written = planned.epilogue.result
         rest = planned.epilogue.rest
-        finished = written in results
+        finished = written is results[0][0]
         operands = [self._operand(v, outside, plan) for v in planned.operands]
         if finished:
-            out = plan.buffer(results[written])
+            out = plan.buffer(results[0][1])
         else:
             out = plan.scratch(written.dtype, written.shape)
         self._emit_contraction(planned, operands, out, plan, node)
@@ -150,7 +151,7 @@ class CpuLowering:
         used = {v for n in rest for v in n.operands}
         inputs = [written, *(v for v in outside if v in used)]
         nodes = [*constants, *rest]
-        self._group(nodes, inputs, list(results), {**outside, **results}, plan, node, given={written: out})
+        self._group(nodes, inputs, results, outside, plan, node, given={written: out})
 
     def _operand(self, operand: Value | np.ndarray, outside: dict[Value, Value], plan: PlanBuilder) -> int:
         if isinstance(operand, np.ndarray):
@@ -193,3 +194,17 @@ class CpuLowering:
         if count is not None:
             new = next(node.attrs[a.name] for a in node.op.attrs if a.kind == "symbol")
             plan.bind(new, count, 0)
+
+
+def _is_chain(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:
+    """True for a contraction followed by element-wise nodes, each of which takes the result of the one before."""
+    reached = contraction.result
+    if any(v.producer in nodes and v.producer.op.name != "constant" for v in contraction.operands if v.producer):
+        return False
+    for node in nodes:
+        if node is contraction or node.op.name == "constant":
+            continue
+        if reached not in node.operands or len(node.results) != 1 or len(reached.users) != 1:
+            return False
+        reached = node.result
+    return reached is result
