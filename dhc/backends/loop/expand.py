@@ -76,6 +76,7 @@ class Expansion:
     shapes: dict[Value, Shape]
     ranges: Ranges = field(default_factory=Ranges)
     definitions: dict[str, Definition] = field(default_factory=dict)
+    _count: int = 0
     _values: dict[Any, str] = field(default_factory=dict)
     _folds: dict[Any, tuple[Fold, tuple[ScalarExpr, ...]]] = field(default_factory=dict)
 
@@ -162,7 +163,8 @@ class Expansion:
         self, node: Node, kind: Reduce | Contract, index: tuple[ScalarExpr, ...]
     ) -> tuple[Fold, tuple[ScalarExpr, ...]]:
         spec = kind.spec(self.calls[node])
-        number = len(self._folds)
+        number = self._count
+        self._count += 1  # taken before the step is built, which may hold reductions itself
         load = self._loader(node)
         loops: list[tuple[str, Dim]] = []
         red: list[ScalarExpr] = []

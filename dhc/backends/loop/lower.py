@@ -72,7 +72,7 @@ def lower_group(
 def _lower(
     nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], name: str, sizes: SizeSymbols
 ) -> LoweredKernel:
-    values = [*inputs, *(r for node in nodes for r in node.results)]
+    values = [*inputs, *(v for node in nodes for v in (*node.operands, *node.results))]
     expansion = Expansion(
         {value: i for i, value in enumerate(inputs)},
         {node: sizes.call(node) for node in nodes},
