@@ -54,6 +54,17 @@ class PlanBuilder:
             found = self._define(value)
         return found
 
+    def shaped(self, value: Value) -> int:
+        """The buffer of a value for control flow, which hands element type and shape of buffers on to its bodies.
+
+        A value may lie in memory that was made for one of another shape or element type (views, reuse in place).
+        """
+        buffer = self.buffer(value)
+        entry = self._buffers[buffer]
+        if entry["dtype"] == value.dtype.name and entry["shape"] == [to_json(d) for d in value.shape]:
+            return buffer
+        return self._add({"kind": "alias", "of": buffer, "offset": 0}, value.type)
+
     def constant(self, array: np.ndarray, dtype: DType | None = None) -> int:
         """A buffer that holds a constant array (packed weights, tables)."""
         from dhc.ir.dtypes import dtype as as_dtype

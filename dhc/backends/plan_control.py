@@ -53,7 +53,7 @@ def _results(plan: PlanBuilder, node: Node) -> tuple[list[int], list[list[Any]]]
 
 
 def _lower_if(plan: PlanBuilder, node: Node, lower: Lower) -> None:
-    condition, *captures = (plan.buffer(v) for v in node.operands)
+    condition, *captures = (plan.shaped(v) for v in node.operands)
     then, otherwise = (_program(plan, region, lower) for region in node.regions)
     results, binds = _results(plan, node)
     plan.item(
@@ -74,7 +74,7 @@ def _lower_if(plan: PlanBuilder, node: Node, lower: Lower) -> None:
 
 def _lower_loop(plan: PlanBuilder, node: Node, lower: Lower) -> None:
     carried = node.attrs["carried"]
-    trip, condition, *rest = (plan.buffer(v) for v in node.operands)
+    trip, condition, *rest = (plan.shaped(v) for v in node.operands)
     body = _program(plan, node.regions[0], lower)
     results, binds = _results(plan, node)
     _append_loop(
@@ -94,7 +94,7 @@ def _lower_loop(plan: PlanBuilder, node: Node, lower: Lower) -> None:
 
 def _lower_scan(plan: PlanBuilder, node: Node, lower: Lower) -> None:
     carried, scanned = node.attrs["carried"], node.attrs["scanned"]
-    buffers = [plan.buffer(v) for v in node.operands]
+    buffers = [plan.shaped(v) for v in node.operands]
     body = _program(plan, _as_loop_body(node.regions[0]), lower)
     results, binds = _results(plan, node)
     in_axes = _defaulted(node.attrs["in_axes"], scanned)

@@ -61,6 +61,22 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
         }""",
         {"N": 3},
     ),
+    "branches see the shape of a view": (
+        """graph @g(%x: f32[1, N], %c: bool[]) -> (%1: f32[N] as "a") {
+          %0 = reshape(%x) {shape = [N]} : f32[N]
+          %1 = if(%c, %0) : f32[N] {
+            graph @then(%v: f32[N]) -> (%0: f32[N] as "o") {
+              %0 = neg(%v) : f32[N]
+              return %0
+            }
+            graph @else(%v: f32[N]) -> (%v: f32[N] as "o") {
+              return %v
+            }
+          }
+          return %1
+        }""",
+        {"N": 3},
+    ),
 }
 
 
