@@ -53,38 +53,43 @@ def emit_copy_row(module: Module, name: str, dtype: str, lanes: int, stride: int
         value = parts[0] if stride == 1 else f.shuffle(parts[0], parts[1], range(0, 2 * lanes, 2))
         f.store(value, place, item)
 
-    def branching(base: Value, target: Value, x: Value, j: Value, place: Value) -> None:
-        last = x + (lanes - 1) * stride
-        reach = last if stride != 2 else x + (2 * lanes - 1)
+    def whole(base: Value, x: Value, place: Value) -> None:
+        if stride == 1:
+            value = f.load(vector, f.at(base, x * item), item)
+        elif stride == 2:
+            low, high = (f.load(vector, f.at(base, (x + part * lanes) * item), item) for part in range(2))
+            value = f.shuffle(low, high, range(0, 2 * lanes, 2))
+        else:
+            value = gather(f, vector, f.at(base, x * item), stride * item)
+        f.store(value, place, item)
 
-        def whole() -> None:
-            if stride == 1:
-                value = f.load(vector, f.at(base, x * item), item)
-            elif stride == 2:
-                low, high = (f.load(vector, f.at(base, (x + part * lanes) * item), item) for part in range(2))
-                value = f.shuffle(low, high, range(0, 2 * lanes, 2))
-            else:
-                value = gather(f, vector, f.at(base, x * item), stride * item)
-            f.store(value, place, item)
+    def border(base: Value, target: Value, x: Value, j: Value, place: Value) -> None:
+        if module.target.masks and stride <= 2:
+            masked(base, x, place)
+            return
+        f.if_else(
+            (width <= x) | (x + (lanes - 1) * stride < 0) | (width <= 0),
+            lambda: f.store(zero, place, item),
+            lambda: scalars(base, target, x, j),
+        )
 
-        def border() -> None:
-            f.if_else(
-                (width <= x) | (last < 0) | (width <= 0),
-                lambda: f.store(zero, place, item),
-                lambda: scalars(base, target, x, j),
-            )
-
-        f.if_else((x >= 0) & (reach < width), whole, border)
-
+    # Vectors in [begin, end) read nothing outside the row: no masks there.
+    reach = stride * lanes - 1 if stride <= 2 else stride * (lanes - 1)
+    limit = f.value(f.ceildiv(count, lanes)) * lanes
+    begin = f.value(f.ceildiv(f.value(f.maximum(0, 0 - first)), stride * lanes)) * lanes
+    begin = f.value(f.minimum(begin, limit))
+    room = width - first - reach - 1
+    fitting = f.select(room >= 0, (room // (stride * lanes) + 1) * lanes, 0)
+    end = f.value(f.minimum(limit, f.maximum(begin, fitting)))
     with f.loop(0, channels) as c:
         base, target = f.at(source, c * from_stride), f.at(to, c * to_stride)
-        with f.loop(0, count, lanes) as j:
-            x = first + j * stride
-            place = f.at(target, j * item)
-            if module.target.masks and stride <= 2:
-                masked(base, x, place)
-            else:
-                branching(base, target, x, j, place)
+        for low, high, inside in ((f.const(0), begin, False), (begin, end, True), (end, limit, False)):
+            with f.loop(low, high, lanes) as j:
+                x, place = first + j * stride, f.at(target, j * item)
+                if inside:
+                    whole(base, x, place)
+                else:
+                    border(base, target, x, j, place)
     f.ret()
     return f
 

@@ -294,14 +294,16 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         in_blocks = names["blocked"].equals(1) & (room < needed)
         room = f.select(in_blocks, _BLOCK_COLUMNS + lanes + 2 * (64 // item), room)
         row_room = room - (lanes + 2 * (64 // item))
-        x_most = f.value(f.maximum(columns, (f.value(f.minimum(row_room, 2048)) - span) // columns * columns))
+        # Few columns at a time, so that the copied rows stay near; enough to pay for setting the tiles up.
+        cap = f.maximum(8 * columns, f.const(target.l1_bytes * 3 // 4 // item) // copied_rows)
+        x_most = f.value(f.maximum(columns, (f.value(f.minimum(row_room, cap)) - span) // columns * columns))
         x_blocks = f.value(f.ceildiv(t_w, x_most))
         x_blocks = f.select(t_rows < nthreads, f.ceildiv(x_blocks, nthreads) * nthreads, x_blocks)
         x_size = f.value(f.maximum(f.ceildiv(f.value(f.ceildiv(t_w, f.maximum(x_blocks, 1))), columns), 1)) * columns
         x_size = f.value(f.maximum(f.minimum(x_size, t_w), 1))
         x_blocks = f.value(f.ceildiv(t_w, x_size))
         pitch_row = x_size + span  # columns from one row of the block to the next
-        r_most = f.value(f.maximum(1, f.minimum(row_room // pitch_row, f.value(f.maximum(1, 4096 // pitch_row)))))
+        r_most = f.value(f.maximum(1, f.minimum(row_room // pitch_row, f.value(f.maximum(1, cap // pitch_row)))))
         r_blocks = f.value(f.ceildiv(t_rows, r_most))
         r_blocks = f.select(t_rows >= nthreads, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
         r_size = f.value(f.maximum(1, f.ceildiv(t_rows, f.maximum(r_blocks, 1))))
