@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dhc_runtime.errors import DhcError, ShapeError, TypeMismatchError
+from dhc_runtime.errors import DhcError, ResourceError, ShapeError, TypeMismatchError
 
 from dhc.ir import symbols
 from dhc.ir.dtypes import dtype as as_dtype
@@ -15,6 +15,9 @@ from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.kinds import Structural
 from dhc.ir.op import Call
 from dhc.ir.types import TensorType
+
+MAX_RESULT_BYTES = 8 * 2**30
+"""Nodes whose results are larger are refused: the interpreter is for checking, not for large work."""
 
 Observer = Callable[[Node, Sequence[Any]], None]
 
@@ -135,6 +138,7 @@ def _run_node(node: Node, arrays: Sequence[Any], bound: dict[str, int]) -> tuple
     except ValueError as error:  # a size computed from the inputs' sizes is negative
         raise ShapeError(f"{node.op.name}: {error}", where=str(node.location)) from error
     call.run = lambda graph, values: run_graph(graph, values, bound)
+    _require_memory(call)
     try:
         with np.errstate(all="ignore"):
             results = node.op.reference(call, *arrays)
@@ -152,6 +156,22 @@ def _run_node(node: Node, arrays: Sequence[Any], bound: dict[str, int]) -> tuple
     for value, result in zip(node.results, results, strict=True):
         checked.append(_check_result(node, value, result, bound))
     return tuple(checked)
+
+
+def _require_memory(call: Call) -> None:
+    """Refuses results that are known to be too large before anything is allocated.
+
+    Raises:
+        ResourceError: they are.
+    """
+    for type_ in call.results:
+        if isinstance(type_, TensorType) and isinstance(type_.nbytes, int) and type_.nbytes > MAX_RESULT_BYTES:
+            raise ResourceError(
+                f"{call.op.name} makes {type_}, which takes {type_.nbytes} bytes; the interpreter allows "
+                f"{MAX_RESULT_BYTES}",
+                budget=MAX_RESULT_BYTES,
+                where=str(call.location),
+            )
 
 
 def _check_result(node: Node, value: Value, result: Any, bound: dict[str, int]) -> Any:

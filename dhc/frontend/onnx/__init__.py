@@ -32,12 +32,23 @@ def load_onnx(
         ModelError: the file is not a valid ONNX model.
         UnsupportedError: it uses operators that dhc lacks; the message lists all of them.
         ShapeError: shapes do not fit each other.
+        ResourceError: it needs more memory than there is, or unfolds without end.
     """
+    from dhc_runtime.errors import DhcError, ModelError, ResourceError
+
     from dhc.frontend.onnx.importer import import_model
     from dhc.frontend.onnx.reader import read_model
 
     source = read_model(model)
-    return import_model(source.proto, shapes or {}, source=source.name, folder=source.folder, values=values or {})
+    try:
+        return import_model(source.proto, shapes or {}, source=source.name, folder=source.folder, values=values or {})
+    except DhcError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(f"{source.name} needs more memory than there is", hint="are its sizes right?") from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Damaged files break assumptions in more ways than can be listed; the model is at fault, whatever it was.
+        raise ModelError(f"{source.name} is not valid: {error}", hint="check it with onnx.checker") from error
 
 
 def save_onnx(graph: Graph, path: str | PathLike[str]) -> None:

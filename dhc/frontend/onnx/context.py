@@ -79,6 +79,10 @@ class Scope:
         return self.names[name]
 
 
+_KINDS = {float: 1, int: 2, str: 3}
+"""Type of an attribute's default -> AttributeProto.AttributeType."""
+
+
 class NeedsValue(UnsupportedError):
     """An operand decides the structure of the graph, but depends on inputs.
 
@@ -263,6 +267,9 @@ class NodeContext:
         if a is None:
             return default
         kind = a.type
+        wanted = _KINDS.get(type(default))
+        if wanted is not None and kind != wanted:
+            self.invalid(f"attribute {name!r} has the wrong kind, {AttributeProto.AttributeType.Name(kind)}")
         if kind == AttributeProto.INT:
             return int(a.i)
         if kind == AttributeProto.FLOAT:

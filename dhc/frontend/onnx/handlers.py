@@ -7,6 +7,7 @@ the one with the highest `since` not above the model's opset is used, which is O
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def onnx_op(*names: str, since: int = 1, domain: str = "ai.onnx") -> Callable[[H
     return add
 
 
+@cache
 def load_families() -> None:
     """Imports every family once."""
     for family in FAMILIES:

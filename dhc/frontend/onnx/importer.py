@@ -29,8 +29,8 @@ from dhc.ir.location import Location
 from dhc.ir.symbols import Dim, SymExpr
 from dhc.ir.types import OptionalType, SequenceType, TensorType, Type
 
-NODE_BUDGET = 100_000
-"""How many nodes a small model may unfold to; larger ones may unfold to 64 times their size."""
+NODE_BUDGET = 20_000
+"""How many nodes a small model may unfold to; larger ones may unfold to 16 times their size."""
 
 
 def import_model(
@@ -64,7 +64,7 @@ class Importer:
         self.functions = {(f.domain, f.name): f for f in model.functions}
         self.active: list[tuple[str, str]] = []  # functions being inlined, outermost first
         size = sum(len(g.node) for g, _ in nested_graphs(model.graph)) + sum(len(f.node) for f in model.functions)
-        self._nodes_left = NODE_BUDGET + 64 * size
+        self._nodes_left = NODE_BUDGET + 16 * size
 
     def check_operators(self) -> None:
         """Lists every operator that has no handler.
@@ -130,9 +130,12 @@ class Importer:
         unknown = sorted((set(shapes) | set(values)) - set(names))
         if unknown:
             raise UsageError(f"the model has no input {unknown}; its inputs are {names}", where=self.source)
+        constants = set(scope.names)
         for info in proto.input:
-            if info.name in scope.names:
+            if info.name in constants:
                 continue  # before IR version 4 initializers are listed as inputs too
+            if info.name in scope.names:
+                raise ModelError(f"input {info.name!r} is defined twice", where=self.source)
             type_ = self._input_type(info, graph, shapes.get(info.name))
             if info.name in values:
                 scope.names[info.name] = self._fixed_input(info.name, type_, values[info.name])
@@ -239,7 +242,7 @@ class Importer:
             results = handler(context)
         except DhcError:
             raise
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError, AssertionError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ModelError(f"{node.op_type} is not valid: {error}", where=str(location)) from error
         listed = [results] if isinstance(results, (Value, Known, np.ndarray)) or results is None else list(results)
         for name, result in zip(node.output, listed):

@@ -146,7 +146,9 @@ def open_external(folder: Path | None, location: str, name: str) -> int:
         raise ModelError(f"tensor {name!r} points to external data at {location!r}", hint=hint)
     directory = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
-        descriptor = os.open(location, os.O_RDONLY | os.O_NOFOLLOW | getattr(os, "O_CLOEXEC", 0), dir_fd=directory)
+        # Not blocking: a named pipe would otherwise wait for a writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(location, flags, dir_fd=directory)
     except OSError as error:
         message = f"cannot open the external data {location!r} of tensor {name!r}: {error.strerror}"
         raise ModelError(message, hint=hint) from None

@@ -14,6 +14,9 @@ from dhc.ir.ops.control import if_symbols, loop_symbols
 from dhc.ir.symbols import SymExpr
 from dhc.ir.types import TensorType
 
+MAX_CHANGING_DEPTH = 6
+"""Each loop whose sizes change is imported at least twice, with all loops inside: work that doubles with depth."""
+
 
 def import_body(n: NodeContext, proto: Any, name: str, types: list[Any]) -> tuple[Graph, Scope]:
     """Imports a nested GraphProto with inputs of the given types; captures follow as further inputs."""
@@ -115,6 +118,8 @@ def loop(n: NodeContext) -> Any:
         widened = _widened(n, types, [v.type for v in graph.outputs[1 : 1 + len(types)]], general)
         if widened == types:
             break
+        if _depth(n.scope) > MAX_CHANGING_DEPTH:
+            n.unsupported(f"sizes change in loops that are nested more than {MAX_CHANGING_DEPTH} deep")
         types = widened
     else:
         n.unsupported("the sizes of the carried values do not settle")
@@ -122,6 +127,13 @@ def loop(n: NodeContext) -> Any:
     operands = [trip, condition, *carried, *captures]
     names = _fresh_symbols(n, loop_symbols([v.type for v in operands], graph, len(carried)))
     return n.b.call("loop", *operands, attrs={"carried": len(carried), "symbols": names}, regions=[graph])
+
+
+def _depth(scope: Scope) -> int:
+    depth = 0
+    while scope.parent is not None:
+        scope, depth = scope.parent, depth + 1
+    return depth
 
 
 def _widened(n: NodeContext, before: list[Any], after: list[Any], general: set[str]) -> list[Any]:

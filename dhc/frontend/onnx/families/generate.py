@@ -59,11 +59,20 @@ def arange(n: NodeContext) -> Value | Known:
         if found is not None:
             return found
     constants = [n.const(i) for i in range(3)]
-    if all(c is not None for c in constants):
-        a, z, d = (c.reshape(-1)[0] for c in constants if c is not None)
-        length = max(math.ceil((float(z) - float(a)) / float(d)), 0)
-        return n.b.constant((a + np.arange(length, dtype=a.dtype) * d).astype(a.dtype))
+    if all(c is not None and c.size == 1 for c in constants):
+        return _constant_range(n, *(c.reshape(-1)[0] for c in constants if c is not None))
     return _runtime_range(n)
+
+
+def _constant_range(n: NodeContext, first: Any, last: Any, step: Any) -> Value:
+    """A range of known numbers; long ones are computed when the model runs."""
+    if step == 0:
+        n.invalid("the step is 0")
+    length = max(math.ceil((float(last) - float(first)) / float(step)), 0)
+    if length <= KNOWN_LIMIT:
+        return n.b.constant((first + np.arange(length, dtype=first.dtype) * step).astype(first.dtype))
+    counting = n.b.cast(n.b.iota(shape=(length,), axis=0, dtype="i64"), dtype=first.dtype)
+    return n.b.add(n.b.mul(counting, n.b.like(step, counting)), n.b.like(first, counting))
 
 
 def _integer_range(n: NodeContext, first: Dim, last: Dim, step: Dim) -> Value | Known | None:
