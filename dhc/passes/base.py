@@ -123,9 +123,11 @@ def find_pass(name: str) -> type[Pass]:
     if name not in _PASSES:
         _load()
     if name not in _PASSES:
-        close = difflib.get_close_matches(name, _PASSES, 2)
+        from dhc.passes.pipelines import PIPELINES
+
+        close = difflib.get_close_matches(name, [*_PASSES, *PIPELINES], 2)
         raise UsageError(
-            f"there is no pass {name!r}; passes are {', '.join(sorted(_PASSES))}",
+            f"there is no pass {name!r}; passes are {', '.join(sorted(_PASSES))}; pipelines are {', '.join(PIPELINES)}",
             hint=f"did you mean {' or '.join(close)}?" if close else None,
         )
     return _PASSES[name]
@@ -134,17 +136,31 @@ def find_pass(name: str) -> type[Pass]:
 def parse_passes(text: str) -> list[Pass]:
     """Reads ``fold,fuse{max_nodes=8}``: passes with options, separated by commas.
 
+    The name of a pipeline (``standard``, ``clean``) stands for its passes. A pass of that name would come first.
+
     Raises:
         UsageError: unknown pass or option, or a value of the wrong type.
     """
     passes: list[Pass] = []
     for entry in _split(text):
         name, _, options = entry.partition("{")
+        pipeline = _pipeline(name.strip())
+        if pipeline is not None and not options:
+            passes.extend(pipeline)
+            continue
         cls = find_pass(name.strip())
         if options and not options.endswith("}"):
             raise UsageError(f"options of pass {name!r} are not closed", hint="write name{option=value,...}")
         passes.append(cls(**_options(cls, options[:-1])))
     return passes
+
+
+def _pipeline(name: str) -> list[Pass] | None:
+    """The passes of a named pipeline."""
+    from dhc.passes.pipelines import PIPELINES
+
+    make = PIPELINES.get(name)
+    return None if make is None or name in _PASSES else make()
 
 
 def _split(text: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dhc.passes.base import Pass
 from dhc.passes.canonicalize import Canonicalize
 from dhc.passes.cse import CommonSubexpressions
@@ -29,4 +31,5 @@ def standard_pipeline(target: str = "cpu") -> list[Pass]:
     return [*simplify, FoldBatchNorm(), Fold(), DeadCode(), Fuse()]
 
 
-PIPELINES = {"clean": clean_up, "standard": standard_pipeline}
+PIPELINES: dict[str, Callable[[], list[Pass]]] = {"clean": clean_up, "standard": standard_pipeline}
+"""Pipelines by name, for `dhc opt --passes standard`."""

@@ -7,7 +7,8 @@ applies, visiting the users of what changed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -57,40 +58,78 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], *, nested: bool = True, lim
     for r in rules:
         for op in r.ops:
             by_op.setdefault(op, []).append(r)
-    pending: dict[Node, None] = dict.fromkeys(graph)
+    waiting = _Waiting(graph)
     refused: dict[tuple[str, Node], Refusal] = {}
-    while pending:
-        node = next(iter(pending))
-        del pending[node]
+    steps = 0
+    while (node := waiting.take()) is not None:
         if node.graph is not graph:
             continue
-        if nested:
-            for region in node.regions:
-                inner = apply_rules(region, rules, nested=True, limit=limit)
-                for name, n in inner.statistics.items():
-                    result.count(name, n)
-                result.refusals.extend(inner.refusals)
+        for region in node.regions if nested else ():
+            merge_results(result, apply_rules(region, rules, nested=True, limit=limit))
         for r in (*by_op.get(node.op.name, ()), *general):
+            before = node.previous
             with graph.insertion_before(node):
                 replacement = r.apply(Builder(graph, node.location), node)
+            refused.pop((r.name, node), None)
             if replacement is None:
                 continue
             if isinstance(replacement, Refusal):
                 refused[(r.name, node)] = replacement
                 continue
             values = [replacement] if isinstance(replacement, Value) else list(replacement)
-            users = [u for v in node.results for u in v.users]
+            affected = _new_nodes(graph, before, node)
+            affected += [v.producer for v in values if v.producer is not None and v.producer.graph is graph]
+            affected += [u for v in node.results for u in v.users]
+            # An operand that loses a user may now meet a rule that asks for a single one: its users look again.
+            affected += [u for v in node.operands for u in v.users if u is not node and len(v.uses) <= 2]
             replace_node(node, values)
             result.count(r.name)
-            if sum(result.statistics.values()) > limit:
+            steps += 1
+            if steps > limit:
                 raise RuntimeError(f"rewriting did not end after {limit} steps, last rule {r.name!r}")
-            for value in values:
-                if value.producer is not None and value.producer.graph is graph:
-                    pending[value.producer] = None
-            pending.update(dict.fromkeys(users))
+            for n in affected:
+                waiting.add(n)
             break
     result.refusals.extend(f for (_, node), f in refused.items() if node.graph is graph)
     return result
+
+
+class _Waiting:
+    """Nodes to look at, first come, first served, each at most once at a time."""
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._queue = deque(nodes)
+        self._members = set(self._queue)
+
+    def add(self, node: Node) -> None:
+        if node not in self._members:
+            self._members.add(node)
+            self._queue.append(node)
+
+    def take(self) -> Node | None:
+        if not self._queue:
+            return None
+        node = self._queue.popleft()
+        self._members.discard(node)
+        return node
+
+
+def _new_nodes(graph: Graph, before: Node | None, node: Node) -> list[Node]:
+    """The nodes that a rule wrote: those between the one that was before `node` and `node`."""
+    found: list[Node] = []
+    current = node.previous
+    while current is not None and current is not before:
+        found.append(current)
+        current = current.previous
+    return found[::-1]
+
+
+def merge_results(into: PassResult, inner: PassResult) -> None:
+    """Adds what was done in a nested graph."""
+    for name, n in inner.statistics.items():
+        into.count(name, n)
+    into.refusals.extend(inner.refusals)
+    into.modified |= inner.modified
 
 
 def replace_node(node: Node, values: Sequence[Value]) -> None:
