@@ -1,0 +1,114 @@
+"""Figures about a finished compilation, as data and as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dhc.cli.output import Output, format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from dhc.compiler import Artifact
+
+_STAGES = ("import", "passes", "lowering", "code", "packaging", "writing")
+
+
+def memory_figures(program: Mapping[str, Any], threads: int) -> dict[str, int] | None:
+    """Bytes of the arena of a program and the least that liveness allows; None while sizes are open.
+
+    Args:
+        program: the plan of an artifact (``plan.json``, entry ``program``).
+        threads: number of threads, on which the scratch memory of some kernels depends.
+    """
+    from dhc_runtime.arena import lower_bound, plan_arena
+    from dhc_runtime.dims import evaluate
+    from dhc_runtime.errors import DhcError
+    from dhc_runtime.session import THREADS
+
+    sizes, first, last = [], [], []
+    for buffer in program["buffers"]:
+        if buffer["kind"] != "arena":
+            continue
+        try:
+            sizes.append(evaluate(buffer["bytes"], {THREADS: threads}))
+        except DhcError:  # the size depends on the inputs
+            return None
+        first.append(buffer["first"])
+        last.append(buffer["last"])
+    _, total = plan_arena(sizes, first, last)
+    return {"arena": total, "lower_bound": lower_bound(sizes, first, last)}
+
+
+def plan_of(artifact: Artifact) -> dict[str, Any]:
+    """The program of an artifact in memory."""
+    plan: dict[str, Any] = json.loads(bytes(artifact._members["plan.json"]))
+    program: dict[str, Any] = plan["program"]
+    return program
+
+
+def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int | None) -> dict[str, Any]:
+    """The report of a compilation as plain data."""
+    backend = dict(artifact.report.backend)
+    count = threads or available_cpus()
+    return {
+        "seconds": {stage: seconds[stage] for stage in _STAGES if stage in seconds},
+        "passes": [
+            {
+                "pass": str(record.pass_),
+                "seconds": record.seconds,
+                "statistics": record.result.statistics,
+            }
+            for record in artifact.report.passes
+        ],
+        **{key: backend[key] for key in ("kernels", "compiled", "cached", "steps") if key in backend},
+        "bytes": {
+            "code": backend.get("code_bytes"),
+            "constants": backend.get("constant_bytes"),
+        },
+        "memory": memory_figures(plan_of(artifact), count),
+        "memory_threads": count,
+        "refusals": len(artifact.report.refusals),
+    }
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def show_report(out: Output, data: Mapping[str, Any]) -> None:
+    """The report for people."""
+    total = sum(data["seconds"].values())
+    rows = [[stage, format_seconds(value), _share(value, total)] for stage, value in data["seconds"].items()]
+    out.table(["stage", ">time", ">share"], [*rows, ["total", format_seconds(total), ""]])
+    size = data["bytes"]
+    if "kernels" in data:
+        kernels = (
+            f"{data['kernels']}, {data['compiled']} compiled, {data['cached']} from the cache; {data['steps']} steps"
+        )
+        out.fields([("kernels", kernels)])
+    if size.get("artifact") is not None:
+        code, constants = format_bytes(size["code"] or 0), format_bytes(size["constants"] or 0)
+        out.fields([("artifact", f"{format_bytes(size['artifact'])} ({constants} constants, {code} code)")])
+    memory = data["memory"]
+    if memory is None:
+        out.fields([("memory", "depends on the sizes of the inputs")])
+    elif memory["lower_bound"]:
+        ratio = memory["arena"] / memory["lower_bound"]
+        bound = format_bytes(memory["lower_bound"])
+        out.fields(
+            [
+                (
+                    "memory",
+                    f"{format_bytes(memory['arena'])} for {data['memory_threads']} threads, "
+                    f"{ratio:.2f} x the bound by liveness ({bound})",
+                )
+            ]
+        )
+
+
+def _share(value: float, total: float) -> str:
+    return f"{value / total:.0%}" if total > 0 else ""

@@ -1,0 +1,159 @@
+"""Sessions for commands that run something: from an artifact, or compiled on the spot from a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dhc_runtime.errors import MissingExtraError, UsageError
+
+from dhc.cli.models import ARTIFACT, kind_of, open_graph
+from dhc.cli.output import Progress
+
+if TYPE_CHECKING:
+    from dhc.ir.graph import Graph
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What an input takes.
+
+    Attributes:
+        name: its name.
+        dtype: short name of the element type.
+        shape: sizes, or texts for sizes that are open.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass
+class Opened:
+    """A session and where it came from.
+
+    Attributes:
+        session: a `dhc_runtime.Session`.
+        graph: the imported graph; None when an artifact was given.
+        seconds: stage -> seconds.
+    """
+
+    session: Any
+    graph: Graph | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[InputSpec]:
+        """What a run takes."""
+        return [InputSpec(i.name, i.dtype, tuple(i.shape)) for i in self.session.inputs]
+
+
+def open_session(
+    path: str,
+    progress: Progress,
+    shapes: Sequence[str] = (),
+    threads: int | None = None,
+    cpu: str = "host",
+    cache: bool = True,
+) -> Opened:
+    """Opens an artifact, or compiles a model and opens that; ``shapes`` matter to models alone.
+
+    Raises:
+        DhcError: what importing, compiling or loading reports.
+    """
+    import dhc_runtime
+
+    seconds: dict[str, float] = {}
+    if kind_of(path) == ARTIFACT:
+        progress("loading")
+        start = time.perf_counter()
+        session = dhc_runtime.load(path, threads=threads)
+        return Opened(session, None, {"load": time.perf_counter() - start})
+    import dhc
+
+    progress("importing")
+    start = time.perf_counter()
+    graph = open_graph(path, shapes)
+    seconds["import"] = time.perf_counter() - start
+    progress("compiling")
+    start = time.perf_counter()
+    artifact = dhc.compile(graph, targets=["cpu"], cpu=cpu, cache=cache, progress=progress)
+    seconds["compile"] = time.perf_counter() - start
+    start = time.perf_counter()
+    session = artifact.session(threads=threads)
+    seconds["load"] = time.perf_counter() - start
+    return Opened(session, graph, seconds)
+
+
+def graph_inputs(graph: Graph) -> list[InputSpec]:
+    """What a graph takes.
+
+    Raises:
+        UsageError: an input is no tensor of numbers.
+    """
+    from dhc.cli.models import graph_signature
+    from dhc.ir.dtypes import ALL
+
+    specs = []
+    for entry in graph_signature(graph)["inputs"]:
+        if entry["dtype"] not in ALL or ALL[entry["dtype"]].kind == "s":
+            raise UsageError(f"input {entry['name']!r} is {entry['dtype']}, which the command line cannot give")
+        specs.append(InputSpec(entry["name"], entry["dtype"], tuple(entry["shape"])))
+    return specs
+
+
+class OnnxRuntime:
+    """A model in onnxruntime, with the settings that make it comparable: same threads, all optimisations.
+
+    Args:
+        model: a path or the bytes of a model.
+        threads: number of threads; None for its own choice.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        UsageError: onnxruntime does not take the model.
+    """
+
+    def __init__(self, model: str | bytes, threads: int | None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("bench", "comparing with onnxruntime") from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        start = time.perf_counter()
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a family of errors of its own, without a common public base
+            raise UsageError(f"onnxruntime does not take the model: {_first_line(error)}") from None
+        self.seconds = time.perf_counter() - start
+        self.version = str(onnxruntime.__version__)
+        self._names = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs by name.
+
+        Raises:
+            UsageError: onnxruntime fails on these inputs.
+        """
+        try:
+            return dict(zip(self._names, self._session.run(None, dict(feeds))))
+        except Exception as error:  # as above
+            raise UsageError(f"onnxruntime fails on these inputs: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
+
+
+def has_onnxruntime() -> bool:
+    """True when onnxruntime is installed (it is not imported)."""
+    from importlib.util import find_spec
+
+    return find_spec("onnxruntime") is not None

@@ -1,0 +1,48 @@
+"""Options that several verbs share, declared once so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output, with nothing else there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Shapes = Annotated[
+    list[str],
+    typer.Option(
+        "--shape",
+        metavar="x=1x3x224x224",
+        help="Shape of an input; may be repeated. Letters name sizes that stay open (x=Nx3x224x224). "
+        "The name may be left out where the model has one input.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Number of threads. Default: all CPUs of the process.")
+]
+Cpu = Annotated[
+    str,
+    typer.Option("--cpu", help="CPU to generate code for: host, x86-64-v2, x86-64-v3, x86-64-v4, aarch64."),
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model, or IR text (- for standard input).")]
+Runnable = Annotated[str, typer.Argument(metavar="FILE", help="An artifact, an ONNX model, or IR text.")]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="x=FILE",
+        help="Value of an input: .npy, .npz, .png, .jpg, .dcm, or the word random. Repeat it for further inputs; "
+        "several images of one input make a batch. The name may be left out where the model has one input.",
+    ),
+]
+Preprocessing = Annotated[
+    str,
+    typer.Option("--pre", metavar="NAME", help="What happens to the values of images; `dhc run --pre list` explains."),
+]
+PrintAfter = Annotated[
+    list[str],
+    typer.Option("--print-after", metavar="PASS", help="Print the IR after this pass, or after all, on stderr."),
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Check the graph after every pass.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the kernel cache on disk.")]

@@ -1,0 +1,116 @@
+"""``dhc compile``: a model to an artifact."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dhc.cli.compiling import report_data, show_report
+from dhc.cli.models import graph_signature, open_graph
+from dhc.cli.options import AsJson, Cpu, Debug, Model, NoCache, PrintAfter, Shapes, Threads, Verify
+from dhc.cli.output import Output
+from dhc.errors import UsageError
+
+if TYPE_CHECKING:
+    from dhc.ir.graph import Graph
+    from dhc.passes.base import Pass
+
+
+def compile_model(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The artifact to write. Default: the model's name with .dhc.")
+    ] = None,
+    target: Annotated[str, typer.Option("--target", "--targets", help="Devices, separated by commas.")] = "cpu",
+    shape: Shapes = [],  # noqa: B006 - Typer reads the default and never changes it
+    threads: Threads = None,
+    cpu: Cpu = "host",
+    emit_kernels: Annotated[
+        Path | None, typer.Option("--emit-kernels", metavar="DIR", help="Write the sources of the kernels to a folder.")
+    ] = None,
+    emit: Annotated[
+        tuple[str, Path] | None, typer.Option("--emit", metavar="kernels DIR", help="The same as --emit-kernels DIR.")
+    ] = None,
+    print_after: PrintAfter = [],  # noqa: B006
+    verify: Verify = False,
+    no_cache: NoCache = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a model into an artifact that runs without a compiler."""
+    import dhc
+
+    if emit is not None and emit[0] != "kernels":
+        raise UsageError(f"there is nothing to emit that is called {emit[0]!r}", hint="write --emit kernels DIR")
+    folder = emit[1] if emit is not None else emit_kernels
+    path = _target_path(model, output)
+    out = Output(as_json)
+    seconds: dict[str, float] = {}
+    with out.progress() as progress:
+        progress("importing")
+        start = time.perf_counter()
+        graph = open_graph(model, shape)
+        seconds["import"] = time.perf_counter() - start
+        progress("passes")
+        targets = [name.strip() for name in target.split(",") if name.strip()]
+        artifact = dhc.compile(
+            graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, emit=folder,
+            after_pass=pass_printer(print_after, targets), progress=progress,
+        )  # fmt: skip
+        progress("writing")
+        start = time.perf_counter()
+        artifact.save(path)
+        seconds.update(artifact.report.seconds)
+        seconds["writing"] = time.perf_counter() - start
+    data: dict[str, Any] = {"model": model, "artifact": str(path), "targets": targets, "cpu": cpu, "threads": threads}
+    data.update(graph_signature(graph))
+    data.update(report_data(artifact, seconds, threads))
+    data["bytes"]["artifact"] = path.stat().st_size
+    show_report(out, data)
+    out.line(f"wrote {path}" + (f" and the kernels' sources in {folder}" if folder else ""))
+    inputs = "".join(f" --input {value.name}=FILE" for value in graph.inputs)
+    out.end(data, f"dhc run {path}{inputs}")
+
+
+def _target_path(model: str, output: Path | None) -> Path:
+    if output is not None:
+        if output.is_dir():
+            raise UsageError(f"{str(output)!r} is a folder", hint=f"write -o {output / (Path(model).stem + '.dhc')}")
+        return output
+    if model == "-":
+        raise UsageError("the artifact of a model from standard input needs a name", hint="write -o model.dhc")
+    return Path(Path(model).stem + ".dhc")
+
+
+def pass_printer(names: list[str], targets: list[str] | None = None) -> Callable[[Pass, Graph], None] | None:
+    """What prints the graph on standard error after the named passes; None when none is named.
+
+    Raises:
+        UsageError: a name is no pass, or none that runs for the targets.
+    """
+    if not names:
+        return None
+    from dhc.ir.text import print_graph
+    from dhc.passes.base import find_pass
+    from dhc.passes.pipelines import standard_pipeline
+
+    wanted = [name for entry in names for name in entry.split(",") if name]
+    for name in wanted:
+        if name != "all":
+            find_pass(name)
+            running = {p.name for t in targets or [] for p in standard_pipeline(t)}
+            if targets and name not in running:
+                raise UsageError(
+                    f"the pass {name!r} does not run for {', '.join(targets)}", hint="use `dhc opt --passes`"
+                )
+
+    def show(pass_: Pass, graph: Graph) -> None:
+        if "all" in wanted or pass_.name in wanted:
+            sys.stderr.write(f"// after {pass_}\n{print_graph(graph, constants='elide')}\n")
+
+    return show
