@@ -99,4 +99,5 @@ def _quotient(w: Writer, a: Pair, b: Pair) -> Pair:
     scale = w.let(1.0 / (large + small * ratio))
     re = s.select(wide, a.re + a.im * ratio, a.re * ratio + a.im) * scale
     im = s.select(wide, a.im - a.re * ratio, a.im * ratio - a.re) * scale
-    return Pair(s.select(both_zero, a.re / s.unary("abs", large), re), s.select(both_zero, a.im / s.unary("abs", large), im))
+    zero = s.unary("abs", large)
+    return Pair(s.select(both_zero, a.re / zero, re), s.select(both_zero, a.im / zero, im))

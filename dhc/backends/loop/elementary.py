@@ -94,7 +94,7 @@ def log(x: ScalarExpr, let: Let) -> ScalarExpr:
 
 
 def log1p(x: ScalarExpr, let: Let) -> ScalarExpr:
-    """log(u) + c / u, where u = 1 + x rounded and c is what the rounding lost."""
+    """Takes log(u) + c / u, where u = 1 + x rounded and c is what the rounding lost."""
     u = let(x + 1.0)
     lost = s.select(x >= 1.0, 1.0 - (u - x), x - (u - 1.0))
     of_u = log(u, let)

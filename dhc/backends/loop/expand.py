@@ -135,7 +135,7 @@ class Expansion:
         def load(operand: int, index: Sequence[Any]) -> ScalarExpr:
             value = node.operands[operand]
             raw = tuple(s.lift(e, i64) for e in index)
-            return self.at(value, Position(raw, _flat_position(raw, self.shapes[value])))
+            return self.at(value, Position(raw, _flat_position(raw, self.shapes[value], self.ranges)))
 
         return load
 
@@ -193,7 +193,7 @@ class Expansion:
         return fold, tuple(self.ranges.simplify(e) for e in results)
 
 
-def _flat_position(index: tuple[ScalarExpr, ...], shape: Shape) -> ScalarExpr | None:
+def _flat_position(index: tuple[ScalarExpr, ...], shape: Shape, ranges: Ranges) -> ScalarExpr | None:
     """The row-major position, when the index is one taken apart by `unravel`."""
     wide = [axis for axis, dim in enumerate(shape) if dim != 1]
     if not wide or not index:
@@ -205,7 +205,14 @@ def _flat_position(index: tuple[ScalarExpr, ...], shape: Shape) -> ScalarExpr | 
         position = last.left
     else:
         return None
-    return position if tuple(unravel(position, shape)) == index else None
+    if tuple(unravel(position, shape)) != index:
+        return None
+    if wide[0] > 0:
+        # The remainder on the outermost axis may be one that matters (tile), unless the position is within the value.
+        _, high = ranges.bounds(ranges.linear(position))
+        if high is None or not symbols.is_nonnegative(symbols.product(shape) - 1 - high):
+            return None
+    return position
 
 
 def _literal(node: Node, dtype: DType) -> ScalarExpr:

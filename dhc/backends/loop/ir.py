@@ -239,7 +239,8 @@ def _write(statement: Statement, indent: str, lines: list[str], kernel: Kernel) 
         names = ", ".join(statement.names)
         lines.append(f"{indent}{how}{names} = {', '.join(text(v) for v in statement.values)}")
     elif isinstance(statement, Store):
-        lines.append(f"{indent}{kernel.buffers[statement.buffer].name}[{text(statement.offset)}] = {text(statement.value)}")
+        buffer = kernel.buffers[statement.buffer].name
+        lines.append(f"{indent}{buffer}[{text(statement.offset)}] = {text(statement.value)}")
     elif isinstance(statement, If):
         lines.append(f"{indent}if {text(statement.condition)}:")
         for inner in statement.body:

@@ -5,12 +5,13 @@ import ctypes
 import numpy as np
 import pytest
 
+from dhc_runtime.code_object import ALLOWED_SYMBOLS, CodeObject
+from dhc_runtime.elf import ElfObject
+
 from dhc.backends.cpu.cache import KernelCache
 from dhc.backends.cpu.objects import ObjectCode, compile_kernel, kernel_ir, merge
 from dhc.backends.cpu.target import host_target, target
 from dhc.backends.loop.lower import lower_group
-from dhc_runtime.code_object import ALLOWED_SYMBOLS, CodeObject
-from dhc_runtime.elf import ElfObject
 from tests.backends.loop.harness import graph_of
 
 TARGETS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]

@@ -164,7 +164,8 @@ def compile_source(kernel: Kernel, target: CpuTarget) -> ObjectCode:
     exec(compile(print_numba(expanded), f"<kernel {kernel.symbol}>", "exec"), scope)  # noqa: S102
     arrays = tuple(_loop_array(b) for b in expanded.buffers)
     whole = OpaqueKernel(
-        kernel.name, scope[function_name(kernel)], arrays, (*kernel.params, "tid", "nthreads"), kernel.params, None, True
+        kernel.name, scope[function_name(kernel)], arrays, (*kernel.params, "tid", "nthreads"), kernel.params, None,
+        splits=True,
     )  # fmt: skip
     return ObjectCode(whole.symbol, emit_module(opaque_ir(whole, target), target))
 

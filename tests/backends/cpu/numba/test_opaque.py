@@ -6,14 +6,15 @@ import sys
 import numpy as np
 import pytest
 
+from dhc_runtime.code_object import ALLOWED_SYMBOLS
+from dhc_runtime.elf import ElfObject
+
 from dhc.backends.cpu.numba.compile import compile_opaque
 from dhc.backends.cpu.numba.opaque import lower_opaque
 from dhc.backends.cpu.target import host_target, target
 from dhc.ir import registry, symbols
 from dhc.ir.kinds import Opaque
 from dhc.ir.verifier import defined_symbols
-from dhc_runtime.code_object import ALLOWED_SYMBOLS
-from dhc_runtime.elf import ElfObject
 from tests.backends.loop.harness import CACHE, _loaded
 from tests.ir.op_examples import examples_for
 from tests.ir.test_definitions import assert_close
