@@ -16,6 +16,7 @@ from dhc_runtime.errors import CompileError
 
 from dhc.backends.loop.index import Ranges
 from dhc.ir import scalar as s
+from dhc.ir import symbols
 from dhc.ir.dtypes import DType, i64
 from dhc.ir.graph import Node, Value
 from dhc.ir.kinds import Contract, Elementwise, Map, Reduce, Structural

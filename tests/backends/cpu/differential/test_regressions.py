@@ -61,6 +61,13 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
         }""",
         {"N": 3},
     ),
+    "tile behind an axis of one": (
+        """graph @g(%x: f32[1, 2]) -> (%0: f32[1, 6] as "a") {
+          %0 = tile(%x) {repeats = [1, 3]} : f32[1, 6]
+          return %0
+        }""",
+        {},
+    ),
     "branches see the shape of a view": (
         """graph @g(%x: f32[1, N], %c: bool[]) -> (%1: f32[N] as "a") {
           %0 = reshape(%x) {shape = [N]} : f32[N]
