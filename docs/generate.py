@@ -129,11 +129,38 @@ def support() -> str:
     return "\n".join(parts)
 
 
+def cli() -> str:
+    """Arguments and options of every verb, as the command line itself knows them."""
+    from typer.main import get_command
+
+    from dhc.cli.main import app
+
+    parts = []
+    for name, command in get_command(app).commands.items():
+        rows = []
+        for parameter in command.params:
+            names = " ".join(f"`{text}`" for text in (*parameter.opts, *parameter.secondary_opts))
+            is_argument = parameter.param_type_name == "argument"
+            shown = f"`{parameter.metavar or parameter.name.upper()}`" if is_argument else names
+            rows.append([shown, " ".join((getattr(parameter, "help", None) or "").split())])
+        summary = " ".join((command.help or "").partition("\n\n")[0].split())
+        parts.append(f"## dhc {name}\n\n{summary}\n\n{table(['argument or option', 'meaning'], rows)}\n")
+    return "\n".join(parts)
+
+
+def exit_codes() -> str:
+    """What a script can tell from the status of a command."""
+    from dhc.cli.failures import EXIT_CODES
+
+    return table(["code", "meaning"], [[str(code), meaning] for code, meaning in EXIT_CODES.items()])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "ir": ir,
     "ops": ops,
     "support": support,
     "passes": passes,
-    **{name: (lambda: "") for name in ("cli",)},
+    "cli": cli,
+    "exit_codes": exit_codes,
 }
