@@ -52,12 +52,12 @@ def _from_bits(x: ScalarExpr) -> ScalarExpr:
 
 
 def _power_of_two(n: ScalarExpr) -> ScalarExpr:
-    """2^n for -126 <= n <= 127."""
+    """Computes 2^n for -126 <= n <= 127."""
     return _from_bits((n + 127) << 23)
 
 
 def exp(x: ScalarExpr, let: Let) -> ScalarExpr:
-    """2^n · e^r with r = x - n·ln 2; scaled in two steps, so that the last rounding is right for denormals too."""
+    """Computes 2^n · e^r with r = x - n·ln 2; scaled in two steps, so that the last rounding is right for denormals too."""
     bounded = let(s.minimum(s.maximum(x, -105.0), 90.0))
     rounded = let(bounded * _LOG2_E + _ROUND)
     n = let(rounded - _ROUND)

@@ -189,8 +189,10 @@ class _Function:
         self._start(end)
 
     def _share(self, extent: str, fine: bool) -> tuple[str, str]:
-        """This thread's part of a range. Single elements are given out in blocks of 64, so that no two threads write to
-        one cache line and short ranges stay on one thread.
+        """Bounds of this thread's part of a range.
+
+        Single elements are given out in blocks of 64, so that no two threads write to one cache line and short ranges
+        stay on one thread.
         """
         grain = 64 if fine else 1
         units = extent

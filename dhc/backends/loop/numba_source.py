@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from dhc_runtime.errors import CompileError
 
+from dhc.backends.loop.functions import LIBRARY
 from dhc.backends.loop.half import expand_half
 from dhc.backends.loop.ir import Assign, Check, Declare, For, If, Kernel, Let, Statement, Store
 from dhc.ir import scalar as s
@@ -39,8 +40,7 @@ class Dialect:
     calls: Mapping[str, str] = field(default_factory=lambda: {
         "min": "low", "max": "high", "pow": "math.pow", "fmod": "math.fmod", "abs": "fabs", "sqrt": "sqrt",
         "floor": "floor", "ceil": "ceil", "trunc": "trunc", "rint": "rint",
-        **{name: f"math.{name}" for name in ("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos",
-                                             "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf")},
+        **{name: f"math.{name}" for name in sorted(LIBRARY)},
     })  # fmt: skip
     share: str = "range(first({extent}, {grain}, tid, nthreads), last({extent}, {grain}, tid, nthreads))"
     numbers: tuple[str, ...] = ("tid", "nthreads")
@@ -109,7 +109,8 @@ class _Printer:
                 self._body(statement.orelse, indent + "    ")
         else:
             assert isinstance(statement, Check)
-            self._lines += [f"{indent}if not {self._expr(statement.condition)}:", f"{indent}    return {statement.code}"]
+            condition = self._expr(statement.condition)
+            self._lines += [f"{indent}if not {condition}:", f"{indent}    return {statement.code}"]
 
     def _expr(self, e: ScalarExpr) -> str:
         if isinstance(e, s.Const):
@@ -155,5 +156,7 @@ def _literal(e: s.Const) -> str:
     if e.dtype.is_integer:
         return str(int(e.value)) if e.dtype.name == "i64" else f"{e.dtype}({int(e.value)})"  # type: ignore[arg-type]
     value = float(e.value)  # type: ignore[arg-type]
-    text = repr(value) if math.isfinite(value) else f"({'-' if value < 0 else ''}math.{'nan' if value != value else 'inf'})"
+    text = repr(value)
+    if not math.isfinite(value):
+        text = "math.nan" if value != value else "math.inf" if value > 0 else "(-math.inf)"
     return text if e.dtype.name == "f64" else f"{e.dtype}({text})"

@@ -179,8 +179,7 @@ class Scheduler:
             x = self.emit(e.operand)
             if isinstance(x, Pair):
                 return complex_numbers.unary(self, e.function, x)
-            result = functions.unary(self, e.function, x, self._logical(e.operand.dtype))
-            return result
+            return functions.unary(self, e.function, x, self._logical(e.operand.dtype))
         if isinstance(e, s.Binary):
             return self._binary(e)
         if isinstance(e, s.Cast):
@@ -354,7 +353,7 @@ class Scheduler:
         return outermost
 
     def _movable(self, definition: Definition, known: dict[int, bool] | None = None) -> bool:
-        """Mere arithmetic on sizes, loop variables and elements at linear offsets: right whether inner loops run or not."""
+        """Mere arithmetic on sizes, loop variables and elements at linear offsets: safe although inner loops are empty."""
         memo: dict[int, bool] = {} if known is None else known  # definitions share parts: each is looked at once
         if id(definition) not in memo:
             memo[id(definition)] = self._steady(definition.value, memo) and all(

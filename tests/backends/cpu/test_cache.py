@@ -1,4 +1,4 @@
-"""The kernel cache: what is stored is checked, processes do not disturb each other, and trouble never fails a compile."""
+"""The kernel cache: entries are checked, processes do not disturb each other, trouble never fails a compile."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Object code of loop kernels: every target, only allowed symbols, the same bytes each time, through the runtime's loader."""
+"""Object code of loop kernels: every target, allowed symbols only, the same bytes each time, in the runtime."""
 
 import ctypes
 

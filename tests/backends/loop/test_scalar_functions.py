@@ -184,7 +184,8 @@ def test_casts_between_integers(source, target, saturate):
     a = values(source)
     kind = dtype(target)
     _, found = run(lambda x: s.cast(x, kind, saturate), target, a, names=[source])
-    expected = np.array([min(max(int(x), kind.min), kind.max) for x in a], kind.numpy) if saturate else a.astype(kind.numpy)
+    clamped = np.array([min(max(int(x), kind.min), kind.max) for x in a], kind.numpy)
+    expected = clamped if saturate else a.astype(kind.numpy)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -294,7 +295,8 @@ def test_branch_not_taken_reads_nothing():
     """The operand is one element; reading at 2^40 would end the process."""
 
     def element(index, load):
-        return s.select(index[0] < 1, load(0, [index[0]]), s.select(index[0] > 99, load(0, [index[0] * (1 << 40)]), 7.0))
+        far = s.select(index[0] > 99, load(0, [index[0] * (1 << 40)]), 7.0)
+        return s.select(index[0] < 1, load(0, [index[0]]), far)
 
     status, (found,) = _probe(element, (8,), x=np.ones(1, np.float32))
     assert status == 0

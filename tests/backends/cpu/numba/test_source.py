@@ -72,7 +72,8 @@ CASES = {
     "mul c64": (lambda b, x, y: b.mul(x, y), [("c64", RNG.standard_normal(40) + 1j)] * 2),
     "random": (lambda b, x: b.add(x, b.random_uniform(shape=[40], dtype="f32", low=0.0, high=1.0, seed=3)),
                [("f32", RNG.standard_normal(40))]),
-    "gather": (lambda b, x, i: b.gather(x, i, axis=0), [("f32", RNG.standard_normal(40)), ("i64", RNG.integers(-40, 40, 9))]),
+    "gather": (lambda b, x, i: b.gather(x, i, axis=0),
+               [("f32", RNG.standard_normal(40)), ("i64", RNG.integers(-40, 40, 9))]),
 }  # fmt: skip
 
 
