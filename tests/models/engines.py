@@ -1,0 +1,63 @@
+"""The two engines that are compared: compiled artifacts in the runtime, and onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dhc
+import dhc_runtime
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, as a share of the largest output."""
+
+
+def compiled(model: Path | bytes, folder: Path, threads: int = 2, **shapes: Any) -> dhc_runtime.Session:
+    """A model imported, compiled for this CPU, saved, and loaded from the file."""
+    name = model.stem if isinstance(model, Path) else "model"
+    path = folder / f"{name}.dhc"
+    dhc.compile(dhc.load_onnx(model, **shapes), targets=["cpu"]).save(path)
+    return dhc_runtime.load(path, threads=threads)
+
+
+def onnxruntime_session(model: Path | bytes, optimize: bool = True, threads: int = 2) -> Any:
+    """A session of onnxruntime on the CPU.
+
+    Without graph optimisation it does what the model says, node by node; with it, int8 models run in fused kernels
+    that round differently.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = model.read_bytes() if isinstance(model, Path) else model
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def outputs_of(session: Any, x: np.ndarray) -> list[np.ndarray]:
+    """All outputs of a session of either engine for its only input."""
+    if isinstance(session, dhc_runtime.Session):
+        return list(session.run({session.inputs[0].name: x}).values())
+    return list(session.run(None, {session.get_inputs()[0].name: x}))
+
+
+def relative_difference(actual: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest absolute difference over the largest absolute value wanted."""
+    assert actual.shape == wanted.shape
+    assert actual.dtype == wanted.dtype
+    assert np.isfinite(wanted).all(), "the reference has values without meaning"
+    largest = float(np.abs(wanted).max())
+    assert largest > 0, "a reference of zeros proves nothing"
+    return float(np.abs(actual.astype(np.float64) - wanted).max()) / largest
+
+
+def assert_agree(actual: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    """Every output within the tolerance."""
+    assert len(actual) == len(wanted)
+    for a, w in zip(actual, wanted):
+        assert relative_difference(a, w) <= TOLERANCE
