@@ -166,7 +166,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             TileShape(rows, shape.vectors, shape.lanes),
             columns,
             spec.dtype,
-            (0,),
+            ((0, 0),),
             packed_rows=False,
         )
         for rows in row_counts
@@ -266,7 +266,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             a_tile = f.at(a, row * row_stride)
 
             def accumulate(a_at: Value, b_at: Value, b_stride: Int, steps: Value, resume: Int = 0) -> None:
-                f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, steps, sums, resume])
+                f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, 0, steps, sums, resume])
 
             if pack is None or scratch is None:
                 accumulate(a_tile, f.at(b, panel * (columns * item) * k), columns * item, k)

@@ -66,13 +66,13 @@ def emit_accumulate(
     shape: TileShape,
     pitch: int,
     dtype: str,
-    tap_offsets: Sequence[int],
+    tap_offsets: Sequence[tuple[int, int]],
     *,
     packed_rows: bool,
 ) -> Function:
-    """Writes ``void tile(a, row_stride, step_stride, b, b_stride, steps, buffer, resume)``: the sums of one tile.
+    """Writes ``void tile(a, row_stride, step_stride, b, b_stride, line, steps, buffer, resume)``: the sums of one tile.
 
-    ``buffer[r * pitch + j] = sum over steps s and taps t of a(r, s, t) * b[s * b_stride + tap_offsets[t] + j]``, always
+    ``buffer[r * pitch + j] = sum over steps s and taps t of a(r, s, t) * b[s * b_stride + offset(t) + j]``, always
     summed in the order (s, t). With ``resume`` the sums go on from what the buffer holds.
 
     Args:
@@ -81,7 +81,7 @@ def emit_accumulate(
         shape: rows and vectors of the tile.
         pitch: elements between rows of the buffer.
         dtype: element type.
-        tap_offsets: byte offsets within one step of ``b``.
+        tap_offsets: (n, bytes) for each tap: its offset within one step of ``b`` is ``n * line + bytes``.
         packed_rows: ``a`` is ``[step][tap][row]`` contiguous; else row ``r`` lies ``row_stride`` bytes apart, steps
             ``step_stride`` bytes apart, and there is one tap.
     """
@@ -96,6 +96,7 @@ def emit_accumulate(
             ("i64", "step_stride"),
             ("ptr", "b"),
             ("i64", "b_stride"),
+            ("i64", "line"),
             ("i64", "steps"),
             ("ptr", "buffer"),
             ("i1", "resume"),
@@ -123,8 +124,12 @@ def emit_accumulate(
     with f.loop(0, f.argument("steps")):
         b_now = b.get()
         a_now = [base.get() for base in bases]
-        for tap, offset in enumerate(tap_offsets):
-            columns = [f.load(vector, f.at(b_now, offset + v * lanes * item), item) for v in range(shape.vectors)]
+        lines: dict[int, Value] = {0: b_now}
+        for tap, (number, offset) in enumerate(tap_offsets):
+            if number not in lines:
+                lines[number] = f.at(b_now, f.argument("line") * number)
+            b_line = lines[number]
+            columns = [f.load(vector, f.at(b_line, offset + v * lanes * item), item) for v in range(shape.vectors)]
             for r in range(shape.rows):
                 if packed_rows:
                     at = f.at(a_now[0], (tap * shape.rows + r) * item)

@@ -10,7 +10,8 @@ A thread takes blocks of output rows. For a block it copies the input rows that 
 second-level cache, zeros in place of padding, so that the register tiles see one long row of columns without borders:
 
 - *wide*: one copied row for each (channel, z tap, y tap), the x taps read it at displaced addresses; the few columns
-  between rows are computed and thrown away;
+  between rows are computed and thrown away. Near y taps share rows as well: the rows of a block and their neighbours
+  are then copied once for each (channel, z tap);
 - *narrow* (or strided in x): one copied row for each tap, rows without gaps, so that maps of 7 or 14 columns fill whole
   vectors.
 
@@ -92,7 +93,8 @@ class Plan:
     shape: TileShape
     tiles: tuple[tuple[int, int], ...]
     row_counts: tuple[int, ...]  # of the tile functions: the tiles' rows, or one fewer
-    tap_offsets: tuple[int, ...]  # of the x taps within a copied row, in elements; (0,) when each tap has its own row
+    # Taps that share copied rows, as (rows, elements) from the first; ((0, 0),) when each tap has its own row.
+    tap_offsets: tuple[tuple[int, int], ...]
 
     @property
     def interleave(self) -> int:
@@ -108,6 +110,16 @@ class Plan:
     def wide(self) -> bool:
         """Whether x taps share a copied row."""
         return len(self.tap_offsets) > 1
+
+    @property
+    def span(self) -> int:
+        """Elements from a row's first x tap to its last."""
+        return max(offset for _, offset in self.tap_offsets)
+
+    @property
+    def halo(self) -> int:
+        """Copied rows that a block has more than output rows; 0 when y taps have their own rows."""
+        return max(rows for rows, _ in self.tap_offsets)
 
 
 def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
@@ -129,7 +141,10 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
         ]
         phases: tuple[Phase, ...] = (Phase(axes[0], axes[1], (axes[2],)),)
         wide = not spec.narrow and stride[2] == 1 and 1 < kernel[2] <= 16 and dilation[2] * (kernel[2] - 1) <= 64
-        offsets = tuple(t * dilation[2] for t in range(kernel[2])) if wide else (0,)
+        shared_rows = wide and stride[1] == 1 and dilation[1] * (kernel[1] - 1) <= 4 and kernel[1] * kernel[2] <= 25
+        lines = [t * dilation[1] for t in range(kernel[1])] if shared_rows else [0]
+        columns = [t * dilation[2] for t in range(kernel[2])] if wide else [0]
+        offsets = tuple(itertools.product(lines, columns))
         return Plan(phases, stride, (1, 1, 1), shape, tiles, row_counts, offsets)
     choices = []
     for k, s, d, p in zip(kernel, stride, dilation, pad, strict=True):
@@ -140,7 +155,7 @@ def make_plan(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Plan:
         choices.append(axis)
     xs = [tuple(choices[2])] if stride[2] <= _MOST_INTERLEAVED else [(x,) for x in choices[2]]
     phases = tuple(Phase(z, y, together) for z in choices[0] for y in choices[1] for together in xs)
-    return Plan(phases, (1, 1, 1), stride, shape, tiles, row_counts, (0,))
+    return Plan(phases, (1, 1, 1), stride, shape, tiles, row_counts, ((0, 0),))
 
 
 def pack_weights(
@@ -196,23 +211,24 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     copies = max(phase.taps for phase in plan.phases) // inner_taps
     if plan.shared_copy:
         copies //= interleave
-    span = max(plan.tap_offsets)
+    span, halo = plan.span, plan.halo
 
     # Scratch memory of a thread: half the second-level cache, or what one vector tile needs when that is more.
     # When its channels do not fit beside enough columns, they come in blocks, and the sums of all tiles wait in memory.
     slack = columns + span + 2 * lanes
-    least = ins_fixed * copies * _odd_lines(columns + span + lanes, item) + slack
+    least = ins_fixed * copies * _odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
     budget = max(target.l2_bytes // 2 // item, least)
     copy_bytes = -(-budget * item // 64) * 64
     tile_sums = interleave * shape.rows * columns
     tiles_fixed = sum(count for _, count in plan.tiles)
-    block_row = _odd_lines(_BLOCK_COLUMNS + span + 2 * lanes, item)
+    block_room = (halo + 1) * (_BLOCK_COLUMNS + span) + 2 * lanes + 2 * (64 // item)
+    block_row = _odd_lines(block_room, item)
     blocked = ins_fixed * copies * block_row + slack > budget >= copies * block_row + slack
     waiting_bytes = tiles_fixed * _waiting_tiles(shape) * tile_sums * item if blocked else 0
     # A line more: the last run of the last tile is read in whole vectors.
     scratch_bytes = copy_bytes + (-(-waiting_bytes // 64) * 64 + 64 if blocked else 0)
 
-    offsets = tuple(offset * item for offset in plan.tap_offsets)
+    offsets = tuple((rows, offset * item) for rows, offset in plan.tap_offsets)
     accumulate = {}
     for rows in plan.row_counts:
         for vectors in sorted({shape.vectors, 1}):
@@ -290,30 +306,36 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 
         # Blocks of x columns and rows that fit the scratch memory, evened out over the threads.
         room = (names["copy_bytes"] // item - slack) // copied_rows
-        needed = f.value(f.minimum(t_rows * (t_w + span), _BLOCK_COLUMNS)) + (lanes + 2 * (64 // item))
+        needed = f.value(f.minimum((t_rows + halo) * (t_w + span), block_room))
         in_blocks = names["blocked"].equals(1) & (room < needed)
-        room = f.select(in_blocks, _BLOCK_COLUMNS + lanes + 2 * (64 // item), room)
+        room = f.select(in_blocks, block_room, room)
         row_room = room - (lanes + 2 * (64 // item))
         # Few columns at a time, so that the copied rows stay near; enough to pay for setting the tiles up.
         cap = f.maximum(8 * columns, f.const(target.l1_bytes * 3 // 4 // item) // copied_rows)
-        x_most = f.value(f.maximum(columns, (f.value(f.minimum(row_room, cap)) - span) // columns * columns))
+        cap = f.value(f.select(in_blocks, _BLOCK_COLUMNS, cap))
+        x_most = f.value(
+            f.maximum(columns, (f.value(f.minimum(row_room // (halo + 1), cap)) - span) // columns * columns)
+        )
         x_blocks = f.value(f.ceildiv(t_w, x_most))
         x_blocks = f.select(t_rows < nthreads, f.ceildiv(x_blocks, nthreads) * nthreads, x_blocks)
         x_size = f.value(f.maximum(f.ceildiv(f.value(f.ceildiv(t_w, f.maximum(x_blocks, 1))), columns), 1)) * columns
         x_size = f.value(f.maximum(f.minimum(x_size, t_w), 1))
         x_blocks = f.value(f.ceildiv(t_w, x_size))
         pitch_row = x_size + span  # columns from one row of the block to the next
-        r_most = f.value(f.maximum(1, f.minimum(row_room // pitch_row, f.value(f.maximum(1, cap // pitch_row)))))
-        r_blocks = f.value(f.ceildiv(t_rows, r_most))
-        r_blocks = f.select(t_rows >= nthreads, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
-        r_size = f.value(f.maximum(1, f.ceildiv(t_rows, f.maximum(r_blocks, 1))))
-        r_blocks = f.value(f.ceildiv(t_rows, r_size))
-        filled = (r_size - 1) * pitch_row + f.ceildiv(pitch_row, lanes) * lanes
+        # Blocks with a halo stay within a plane.
+        plane_rows, planes = (t_h, size[0]) if halo else (t_rows, f.const(1))
+        r_fitting = f.minimum(row_room // pitch_row - halo, f.value(f.maximum(1, cap // pitch_row)))
+        r_blocks = f.value(f.ceildiv(plane_rows, f.maximum(1, r_fitting)))
+        uneven = (plane_rows >= nthreads) & (planes < nthreads)
+        r_blocks = f.select(uneven, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
+        r_size = f.value(f.maximum(1, f.ceildiv(plane_rows, f.maximum(r_blocks, 1))))
+        r_blocks = f.value(f.ceildiv(plane_rows, r_size))
+        filled = (r_size + (halo - 1)) * pitch_row + f.ceildiv(pitch_row, lanes) * lanes
         pitch = _odd_lines_value(filled, item)
         # Channels of a block: all of them, or as many as the copied columns leave room for.
         fitting = (names["copy_bytes"] // item - slack) // f.value(f.maximum(tap_count * pitch, 1))
         channel_step = f.value(f.maximum(1, f.select(in_blocks, f.minimum(fitting, ins), ins)))
-        blocks = names["batch"] * groups * r_blocks * x_blocks
+        blocks = names["batch"] * groups * planes * r_blocks * x_blocks
         even = (blocks % nthreads).equals(0) | (blocks >= nthreads * 8)
         splits = f.select(even, 1, f.minimum(nthreads, f.maximum(tile_total, 1)))
         contiguous = x_blocks.equals(1) if not plan.wide and isinstance(spec, ConvSpec) else None
@@ -324,10 +346,12 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             block, split = unit // splits, unit % splits
             x_block, rest = block % x_blocks, block // x_blocks
             r_block, rest = rest % r_blocks, rest // r_blocks
+            plane, rest = rest % planes, rest // planes
             group, image = rest % groups, rest // groups
-            x_first, r_first = x_block * x_size, r_block * r_size
+            x_first, y_first = x_block * x_size, r_block * r_size
+            r_first = plane * plane_rows + y_first  # counted over all planes
             x_count = f.value(f.minimum(x_size, t_w - x_first))
-            r_count = f.value(f.minimum(r_size, t_rows - r_first))
+            r_count = f.value(f.minimum(r_size, plane_rows - y_first))
 
             # Where the copied rows of each x residue begin in the scratch memory.
             regions: list[Value] = [scratch]
@@ -367,6 +391,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 parts: list[tuple[Value, ...]] = parts,
                 regions: list[Value] = regions,
                 channel_step: Value = channel_step,
+                pitch_row: Value = pitch_row,
             ) -> None:
                 tile_weights = [
                     f.at(
@@ -433,7 +458,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                         b = f.at(region, q * item)
                         f.call(
                             accumulate[rows, vectors],
-                            [a, 0, 0, b, pitch * item, part[1] * channels, to, channel > 0],
+                            [a, 0, 0, b, pitch * item, pitch_row * item, part[1] * channels, to, channel > 0],
                         )
                     with f.if_(last):
                         finish(q, vectors * lanes, tile_at)
@@ -455,11 +480,14 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                     channel0 = f.at(source, ((image * groups + group) * ins + channel) * in_plane * item)
                     copied = list(zip(parts, regions))[: 1 if plan.shared_copy else interleave]
                     for part, region in copied:
-                        with f.loop(0, part[1]) as tap, f.loop(0, r_count) as r:
+                        with f.loop(0, part[1]) as tap, f.loop(0, r_count + halo) as r:
                             dz, dy, dx = (f.parameter(taps_at + ((part[0] + tap) * 3 + i)) for i in range(3))
-                            position = r_first + r
-                            z = (position // t_h) * in_strides[0] + dz
-                            y = (position % t_h) * in_strides[1] + dy
+                            if halo:
+                                z_out, y_out = plane, y_first + r
+                            else:
+                                z_out, y_out = (r_first + r) // t_h, (r_first + r) % t_h
+                            z = z_out * in_strides[0] + dz
+                            y = y_out * in_strides[1] + dy
                             inside = (z >= 0) & (z < in_d) & (y >= 0) & (y < in_h)
                             # A row outside the input is a row of which no column is inside.
                             width = f.select(inside, in_w, 0)
@@ -510,7 +538,8 @@ def _constants(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch: tuple[in
         phases += [phase.z.out_first, phase.y.out_first, 0 if plan.interleave > 1 else phase.xs[0].out_first]
         for x in phase.xs:
             xs = x.displacements[:1] if plan.wide else x.displacements
-            rows = list(itertools.product(phase.z.displacements, phase.y.displacements, xs))
+            ys = phase.y.displacements[:1] if plan.halo else phase.y.displacements
+            rows = list(itertools.product(phase.z.displacements, ys, xs))
             phases += [len(displacements) // 3, len(rows), taps_before]
             displacements += [value for row in rows for value in row]
             taps_before += len(phase.z.taps) * len(phase.y.taps) * len(x.taps)
