@@ -57,7 +57,7 @@ def _power_of_two(n: ScalarExpr) -> ScalarExpr:
 
 
 def exp(x: ScalarExpr, let: Let) -> ScalarExpr:
-    """Computes 2^n · e^r with r = x - n·ln 2; scaled in two steps, so that the last rounding is right for denormals too."""
+    """Computes 2^n · e^r, r = x - n·ln 2; scaled in two steps, so that the last rounding is right for denormals."""
     bounded = let(s.minimum(s.maximum(x, -105.0), 90.0))
     rounded = let(bounded * _LOG2_E + _ROUND)
     n = let(rounded - _ROUND)
@@ -77,7 +77,7 @@ def expm1(x: ScalarExpr, let: Let) -> ScalarExpr:
 
 
 def log(x: ScalarExpr, let: Let) -> ScalarExpr:
-    """e·ln 2 + log(1 + m) with x = 2^e·(1 + m), 1 + m in [sqrt 1/2, sqrt 2]."""
+    """Computes e·ln 2 + log(1 + m), where x = 2^e·(1 + m), 1 + m in [sqrt 1/2, sqrt 2]."""
     tiny = let(x < 1.1754943508222875e-38)
     scaled = let(_bits(s.select(tiny, x * 8388608.0, x)))
     # Adding the bits of 1 - sqrt(1/2) moves the split of exponent and mantissa to sqrt(1/2).

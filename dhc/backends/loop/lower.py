@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dhc_runtime.errors import DhcError
 
+from dhc.backends.loop.columns import column_fold, emit_columns
 from dhc.backends.loop.expand import Expansion, Position
 from dhc.backends.loop.generalize import SizeSymbols
 from dhc.backends.loop.ir import Buffer, Kernel, Store, loads, values_of, walk
@@ -88,7 +89,9 @@ def _lower(
         nest.collapse()
         _emit(scheduler, nest, expansion)
     buffers = [Buffer(f"x{i}", v.dtype, "read") for i, v in enumerate(inputs)]
-    buffers += [Buffer(f"y{i}", v.dtype, "write") for i, v in enumerate(outputs)]
+    read = {load.operand for st in walk(scheduler.body) for e in values_of(st) for load in loads(e)}
+    for number, value in enumerate(outputs):
+        buffers.append(Buffer(f"y{number}", value.dtype, "both" if len(inputs) + number in read else "write"))
     params = tuple(sizes.concrete(d) for d in scheduler.params)
     kernel = Kernel(name, tuple(buffers), tuple(scheduler.params.values()), scheduler.body)
     return LoweredKernel(kernel, params, _inplace(kernel, len(inputs)) if len(groups) == 1 else ())
@@ -117,6 +120,10 @@ def _nest(expansion: Expansion, group: int, shape: Shape, members: Sequence[tupl
 def _emit(scheduler: Scheduler, nest: Nest, expansion: Expansion) -> None:
     """Writes the loops. The outermost one is shared among threads; of three or more the outer two become one for it."""
     loops = list(nest.loops)
+    columns = column_fold(nest, [v.dtype for _, _, v in nest.stores])
+    if columns is not None:
+        emit_columns(scheduler, nest, columns)
+        return
 
     def inside(rest: list[tuple[str, Dim]], parallel: bool) -> None:
         if rest:

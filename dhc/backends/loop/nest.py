@@ -98,10 +98,14 @@ class Nest:
         ranges = self.expansion.ranges
         for _, offset, _ in self.stores:
             yield ranges.linear(offset)
+        for load in self.loads():
+            yield ranges.linear(load.index[0])
+
+    def loads(self) -> Iterator[s.Load]:
+        """Everything that the nest reads."""
         for name in self._names:
             for e in _expressions(self.expansion.definitions[name]):
-                for load in _loads(e):
-                    yield ranges.linear(load.index[0])
+                yield from _loads(e)
 
     def _pinned(self) -> set[str]:
         """Variables that are used for something else than offsets."""

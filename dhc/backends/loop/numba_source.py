@@ -50,7 +50,7 @@ CPU = Dialect()
 
 
 def print_numba(kernel: Kernel, dialect: Dialect = CPU) -> str:
-    """Python source of a kernel: a function of its buffers (1-D arrays), its sizes and the thread's number and count."""
+    """Python source of a kernel: a function of its buffers (1-D arrays), its sizes, the thread's number and count."""
     return _Printer(expand_half(kernel), dialect).text()
 
 

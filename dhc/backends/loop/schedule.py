@@ -112,9 +112,11 @@ class Scheduler:
             self._stack.pop()
 
     @contextmanager
-    def loop(self, var: str, extent: Dim, parallel: bool = False, independent: bool = True) -> Iterator[None]:
+    def loop(
+        self, var: str, extent: Dim | ScalarExpr, parallel: bool = False, independent: bool = True
+    ) -> Iterator[None]:
         """A loop around what is written inside."""
-        length = self.param(extent)
+        length = extent if isinstance(extent, ScalarExpr) else self.param(extent)
         with self.block() as inner:
             inner.variables.add(var)
             yield
@@ -134,6 +136,21 @@ class Scheduler:
         """Defines a loop variable by an expression (a collapsed index taken apart)."""
         self._add(Let(name, self.index(value)))
         self._stack[-1].variables.add(name)
+
+    def hold(self, name: str, value: ScalarExpr) -> None:
+        """Gives an accumulator that lives in memory its value for the current block."""
+        self._add(Let(name, value))
+        self._stack[-1].variables.add(name)
+
+    def write(self, buffer: int, place: ScalarExpr, value: ScalarExpr) -> None:
+        """Writes one element at an offset that is already a primitive."""
+        emitted = self.emit(value)
+        assert not isinstance(emitted, Pair), "accumulators in memory are real"
+        self._add(Store(buffer, place, emitted))
+
+    def mark(self, fold: Fold) -> None:
+        """Notes that a reduction has been done: its accumulators have their final values in this block."""
+        self._stack[-1].known[fold.name] = True
 
     def store(self, buffer: int, dtype: DType, offset: ScalarExpr, value: ScalarExpr) -> None:
         """Writes one element of a result."""
@@ -353,7 +370,7 @@ class Scheduler:
         return outermost
 
     def _movable(self, definition: Definition, known: dict[int, bool] | None = None) -> bool:
-        """Mere arithmetic on sizes, loop variables and elements at linear offsets: safe although inner loops are empty."""
+        """Mere arithmetic on sizes, loop variables and elements at linear offsets: safe where inner loops are empty."""
         memo: dict[int, bool] = {} if known is None else known  # definitions share parts: each is looked at once
         if id(definition) not in memo:
             memo[id(definition)] = self._steady(definition.value, memo) and all(

@@ -157,6 +157,27 @@ def test_row_reductions_are_computed_once_a_row(name):
     assert text.count("ordered for") == 2, text
 
 
+@pytest.mark.parametrize("shape", [(50, 33), (3, 512), (3, 513), (1, 1500), (0, 600), (40, 0)])
+def test_columns_are_summed_side_by_side(shape):
+    graph = graph_of(lambda b, x, y: b.exp(b.reduce_max(b.add(x, y), axes=[0])), ("f32", ["N", "M"]), ("f32", ["M"]))
+    found = check_graph(graph, f32(*shape), f32(shape[1])) if shape[0] else None
+    text = (found or lower_group(graph.nodes, graph.inputs, graph.outputs, "test")).kernel.text
+    assert text.count("for lane in") == 3
+    assert "y0: f32 both" in text
+    for dtype in ("i8", "bool"):
+        op = "reduce_sum" if dtype == "i8" else "reduce_any"
+        graph = graph_of(lambda b, x, op=op: b.call(op, x, attrs={"axes": [1]}), (dtype, [2, "N", "M"]))
+        check_graph(graph, RNG.integers(0, 2, (2, *shape)).astype(graph.inputs[0].dtype.numpy))
+
+
+def test_products_of_matrices_side_by_side():
+    inputs = ("f64", ["B", "M", 7]), ("f64", [7, "K"]), ("f64", ["K"])
+    graph = graph_of(lambda b, x, y, z: b.add(b.matmul(x, y), z), *inputs)
+    arrays = [RNG.standard_normal(s) for s in ((2, 5, 7), (7, 530), (530,))]
+    found = check_graph(graph, *arrays, rtol=1e-12)
+    assert "lane" in found.kernel.text
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (1, 300), (300, 1), (2, 1000)])
 def test_edge_shapes_with_one_kernel(shape):
     graph = graph_of(lambda b, x: (b.exp(x), b.reduce_sum(x, axes=[1]), b.reduce_max(b.pad(x, b.constant(-1.0),
