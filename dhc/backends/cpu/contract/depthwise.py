@@ -11,7 +11,7 @@ from __future__ import annotations
 from dhc.backends.cpu.contract.copying import emit_copy_row
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, finished
 from dhc.backends.cpu.contract.tile import ResultWriter, even_share
-from dhc.backends.cpu.contract.window import PARAMS
+from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Module, Value
 from dhc.backends.cpu.target import CpuTarget
 

@@ -18,7 +18,7 @@ from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
 from dhc.backends.cpu.contract.window import emit_window
-from dhc.backends.cpu.contract.window import pack_weights as pack_window
+from dhc.backends.cpu.contract.window_plan import pack_weights as pack_window
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
