@@ -54,7 +54,7 @@ def _weight(nest: Nest, offset: s.ScalarExpr, name: str) -> Dim:
 
 
 def emit_columns(scheduler: Scheduler, nest: Nest, fold: Fold) -> None:
-    """Writes the loops: blocks shared among threads; in each, first values, all terms, then what follows the reduction."""
+    """Writes the loops: blocks, shared among threads; in each the first values, all terms, then what follows."""
     ranges = nest.expansion.ranges
     *outer, (along, extent) = nest.loops
     ((buffer, offset, value),) = nest.stores

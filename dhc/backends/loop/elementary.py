@@ -77,7 +77,7 @@ def expm1(x: ScalarExpr, let: Let) -> ScalarExpr:
 
 
 def log(x: ScalarExpr, let: Let) -> ScalarExpr:
-    """Computes e·ln 2 + log(1 + m), where x = 2^e·(1 + m), 1 + m in [sqrt 1/2, sqrt 2]."""
+    """With x = 2^e·(1 + m), 1 + m in [sqrt 1/2, sqrt 2]: e·ln 2 + log1p of m by a polynomial."""
     tiny = let(x < 1.1754943508222875e-38)
     scaled = let(_bits(s.select(tiny, x * 8388608.0, x)))
     # Adding the bits of 1 - sqrt(1/2) moves the split of exponent and mantissa to sqrt(1/2).

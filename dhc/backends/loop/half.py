@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from dhc.backends.loop.functions import HALF
-from dhc.backends.loop.ir import Assign, Check, Declare, For, If, Kernel, Let, Statement, Store
+from dhc.backends.loop.ir import Assign, Check, Declare, For, If, Kernel, Let, Statement, Store, values_of, walk
 from dhc.ir import scalar as s
 from dhc.ir.dtypes import DType, bf16, f32, i32, u16
 from dhc.ir.scalar import ScalarExpr
@@ -27,8 +27,6 @@ def expand_half(kernel: Kernel, native: Collection[DType] = ()) -> Kernel:
 
 
 def _mentions(kernel: Kernel, native: Collection[DType]) -> bool:
-    from dhc.backends.loop.ir import values_of, walk
-
     def inside(e: ScalarExpr) -> bool:
         return (e.dtype in HALF and e.dtype not in native) or any(inside(c) for c in s.children(e))
 
