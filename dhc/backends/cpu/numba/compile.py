@@ -4,8 +4,8 @@ Numba types the function and writes IR; dhc optimises that IR for the requested 
 kernels, so that object code never depends on the compiling machine and needs nothing of Numba at run time. To that
 end a code generator of our own stands in for Numba's: it optimises nothing and loads nothing.
 
-Measured on one core of a Zen 4 server with LLVM 22, milliseconds of processor time for one kernel, from its loops to its
-object code:
+Measured on one core of a Zen 4 server with LLVM 22, milliseconds of processor time for one kernel, from its loops to
+its object code:
 
     kernel                        direct LLVM IR   Numba source
     x + y, relu                             15             50
@@ -14,9 +14,10 @@ object code:
     sum of squares over H, W                16             56
     softmax of rows                         76            241
 
-The first function that Numba compiles in a process takes half a second more, which the direct way never pays. So loop kernels are printed as LLVM IR (`loop/llvm_source.py`) when they are compiled for CPUs; their Numba source is
-what people read (`--emit kernels`), what CUDA compiles, and what tests compare with. Opaque functions are Python and
-come through here.
+The first function that Numba compiles in a process takes half a second more, which the direct way never pays. So loop
+kernels are printed as LLVM IR (`loop/llvm_source.py`) when they are compiled for CPUs; their Numba source is what
+people read (`--emit kernels`), what CUDA compiles, and what tests compare with. Opaque functions are Python and come
+through here.
 """
 
 from __future__ import annotations
