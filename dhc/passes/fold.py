@@ -25,7 +25,7 @@ class Fold(Pass):
 
     Attributes:
         budget: bytes that folded results may add to the graph beyond the constants they replace.
-        largest: a single result larger than this many bytes is never folded.
+        largest: a single result never adds more than this many bytes.
     """
 
     name: ClassVar[str] = "fold"
@@ -46,7 +46,7 @@ class Fold(Pass):
                 continue
             needed = sum(int(r.type.nbytes) for r in node.results)
             freed = sum(int(v.type.nbytes) for v in node.operands if len(v.uses) == 1)
-            if needed > self.largest or needed - freed > left:
+            if needed - freed > min(self.largest, left):
                 result.refusals.append(Refusal.at(self.name, node, f"the result would take {needed} bytes"))
                 continue
             call = Call.of(node)

@@ -3,8 +3,8 @@
 A group has one result. It grows from its last node towards the inputs: a producer joins when every use of it is in
 the group already, so that nothing is computed twice and no cycle can arise. What may join:
 
-* element-wise nodes of the root's shape, and cheap generators and broadcasts;
-* before a reduction: element-wise nodes of the shape that is reduced;
+* element-wise nodes of the root's shape, and cheap generators, broadcasts and slices;
+* before a reduction: element-wise nodes of the shape that is reduced (before overlapping windows: cheap ones only);
 * one reduction whose result has the root's shape: the element-wise nodes after it are its epilogue.
 
 A contraction takes the chain of element-wise nodes that follow it as its epilogue.
@@ -20,9 +20,19 @@ from dhc.ir import registry
 from dhc.ir.graph import Graph, Node, Value, copy_node
 from dhc.ir.kinds import Contract, Elementwise, Map, Reduce
 from dhc.ir.location import Location
+from dhc.ir.op import Call
+from dhc.ir.symbols import Dim, free_symbols, product, substitute
 from dhc.passes.base import Pass, PassResult, register_pass
+from dhc.passes.rewrite import merge_results
 
-_CHEAP_MAPS = ("broadcast_to", "iota")
+_CHEAP_MAPS = ("broadcast_to", "iota", "eye", "slice", "flip")
+_CHEAP = frozenset(
+    "add sub mul neg abs relu minimum maximum clamp where cast copy eq ne lt le gt ge logical_and logical_or "
+    "logical_xor logical_not bit_and bit_or bit_xor bit_not sign round floor ceil trunc leaky_relu real imag".split()
+)
+"""Element-wise ops of a few instructions: computing them again costs less than writing and reading their result."""
+_TYPICAL_SIZE = 64
+"""Stands for symbols where costs are compared."""
 
 
 @register_pass
@@ -33,33 +43,41 @@ class Fuse(Pass):
     Attributes:
         max_nodes: limit on the nodes of a group, which bounds the time to compile its kernel.
         contractions: whether element-wise nodes join the contraction before them.
+        recompute: how often a cheap element may be computed for windows that overlap (pooling) to join them.
     """
 
     name: ClassVar[str] = "fuse"
     max_nodes: int = 48
     contractions: bool = True
+    recompute: int = 4
 
     def run(self, graph: Graph) -> PassResult:
         """Groups the nodes of the graph and of the bodies of its control flow."""
         result = PassResult()
         for node in graph:
-            for region in node.regions if node.op.name != "fused" else ():  # groups do not nest
-                for what, n in self.run(region).statistics.items():
-                    result.count(what, n)
+            for region in node.regions if node.op.name != "fused" else ():
+                merge_results(result, self.run(region))
+        order = {node: position for position, node in enumerate(graph)}
         if self.contractions:
             # Contractions first: an epilogue saves a pass over memory, which grouping its ops elsewhere would not.
-            self._outline_all(graph, graph.nodes, self._epilogue, result)
-        self._outline_all(graph, graph.nodes[::-1], self._group, result)
+            self._outline_all(graph, graph.nodes, self._epilogue, order, result)
+        self._outline_all(graph, graph.nodes[::-1], self._group, order, result)
         return result
 
     def _outline_all(
-        self, graph: Graph, nodes: list[Node], choose: Callable[[Node], list[Node]], result: PassResult
+        self,
+        graph: Graph,
+        nodes: list[Node],
+        choose: Callable[[Node], list[Node]],
+        order: dict[Node, int],
+        result: PassResult,
     ) -> None:
         for node in nodes:
             if node.graph is not graph or node.op.name == "fused":
                 continue
             group = choose(node)
             if len(group) > 1:
+                group = sorted(_with_literals(group), key=order.__getitem__)
                 _outline(graph, group)
                 result.count("groups")
                 result.count("nodes", len(group))
@@ -78,21 +96,10 @@ class Fuse(Pass):
             if not isinstance(user.op.kind, Elementwise) or user.result.shape != value.shape:
                 break
             chain.append(user)
-        return self._with_literals(chain)
-
-    def _with_literals(self, nodes: list[Node]) -> list[Node]:
-        """The nodes in graph order, with constants of one element, which become literals of the kernel."""
-        chosen = dict.fromkeys(nodes)
-        for node in nodes:
-            for value in node.operands:
-                producer = value.producer
-                if producer is not None and producer.op.name == "constant" and value.type.numel == 1:
-                    chosen[producer] = None
-        ordered = sorted(chosen, key=_positions(nodes[0]).__getitem__)
-        return ordered if len(nodes) > 1 else nodes
+        return chain
 
     def _group(self, root: Node) -> list[Node]:
-        """Nodes that join `root`, in graph order."""
+        """Nodes that join `root`."""
         if not isinstance(root.op.kind, (Elementwise, Reduce)) or len(root.results) != 1:
             return [root]
         chosen: dict[Node, None] = {root: None}
@@ -101,40 +108,59 @@ class Fuse(Pass):
         pending = [root]
         while pending and len(chosen) < self.max_nodes:
             node = pending.pop()
-            for value in node.operands:
+            for value in dict.fromkeys(node.operands):
                 producer = value.producer
-                if producer is None or producer in chosen or len(producer.results) != 1 or value.is_output:
+                if producer is None or producer in chosen or len(producer.results) != 1:
                     continue
-                if any(user not in chosen for user in value.users) or len(chosen) >= self.max_nodes:
+                if not self._joins(producer, value, shapes, anchor, root):
                     continue
-                if self._joins(producer, value, shapes, anchor, root):
-                    chosen[producer] = None
-                    pending.append(producer)
-                    if isinstance(producer.op.kind, Reduce):
-                        anchor = producer
-                        shapes = shapes | {v.shape for v in producer.operands}
+                if len(chosen) >= self.max_nodes or any(use.user not in chosen for use in value.uses):
+                    continue
+                chosen[producer] = None
+                pending.append(producer)
+                if isinstance(producer.op.kind, Reduce):
+                    anchor = producer
+                    shapes = shapes | {v.shape for v in producer.operands}
         if anchor is not None and len(chosen) > 1 and any(v.type.numel == 0 for n in chosen for v in n.results):
             return [root]
-        return self._with_literals(list(chosen))
+        return list(chosen)
 
     def _joins(
         self, producer: Node, value: Value, shapes: set[tuple[object, ...]], anchor: Node | None, root: Node
     ) -> bool:
         kind = producer.op.kind
-        if isinstance(kind, Elementwise):
-            return value.shape in shapes
-        if isinstance(kind, Map):
-            return producer.op.name in _CHEAP_MAPS and value.shape in shapes
+        if isinstance(kind, (Elementwise, Map)):
+            if value.shape not in shapes or (isinstance(kind, Map) and producer.op.name not in _CHEAP_MAPS):
+                return False
+            return anchor is None or value.shape == root.result.shape or self._may_repeat(producer, value, anchor)
         if isinstance(kind, Reduce):
             return anchor is None and value.shape == root.result.shape
         return False
 
+    def _may_repeat(self, producer: Node, value: Value, anchor: Node) -> bool:
+        """Overlapping windows read an element several times: what joins before them is computed each time."""
+        domain = anchor.op.kind.spec(Call.of(anchor)).domain if isinstance(anchor.op.kind, Reduce) else ()
+        reads = _typical(anchor.results[0].type.numel) * _typical(product(domain))
+        elements = _typical(value.type.numel)
+        if reads <= elements:
+            return True
+        return producer.op.name in _CHEAP and reads <= self.recompute * elements
 
-def _positions(node: Node) -> dict[Node, int]:
-    """Order of the nodes around `node`."""
-    graph = node.graph
-    assert graph is not None
-    return {n: i for i, n in enumerate(graph)}
+
+def _typical(dim: Dim) -> int:
+    found = substitute(dim, dict.fromkeys(free_symbols(dim), _TYPICAL_SIZE))
+    return found if isinstance(found, int) else 0
+
+
+def _with_literals(nodes: list[Node]) -> list[Node]:
+    """The nodes and the constants of one element that they use, which become literals of the kernel."""
+    chosen = dict.fromkeys(nodes)
+    for node in nodes:
+        for value in node.operands:
+            producer = value.producer
+            if producer is not None and producer.op.name == "constant" and value.type.numel == 1:
+                chosen[producer] = None
+    return list(chosen)
 
 
 def _outline(graph: Graph, group: list[Node]) -> Node:

@@ -1,0 +1,1 @@
+"""The rules of `canonicalize`, by family. Each keeps every bit of the results."""
