@@ -45,6 +45,23 @@ def to_onnx_dtype(dtype: DType) -> int:
     return next(code for code, d in _DTYPES.items() if d == dtype)
 
 
+def from_array(array: np.ndarray, dtype: DType, name: str) -> Any:
+    """A TensorProto of an array; four-bit integers are packed."""
+    from onnx import TensorProto
+
+    tensor = TensorProto(name=name, data_type=to_onnx_dtype(dtype), dims=array.shape)
+    if dtype.kind == "s":
+        tensor.string_data.extend(str(s).encode() for s in array.reshape(-1))
+    elif dtype in dtypes.SUB_BYTE:
+        flat = np.zeros((array.size + 1) // 2 * 2, np.uint8)
+        flat[: array.size] = array.reshape(-1).astype(np.uint8) & 15
+        tensor.raw_data = (flat[0::2] | flat[1::2] << 4).tobytes()
+    else:
+        little = array if dtype.name == "bf16" else array.astype(dtype.numpy.newbyteorder("<"), copy=False)
+        tensor.raw_data = np.ascontiguousarray(little).tobytes()
+    return tensor
+
+
 def to_array(tensor: Any, folder: Path | None = None) -> np.ndarray:
     """The elements of a TensorProto.
 

@@ -1,0 +1,71 @@
+"""ONNX export: a graph as a model of standard operators (opset 21), a file a family."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from dhc_runtime.errors import ResourceError, UnsupportedError, UsageError
+
+from dhc.frontend.onnx.export.registry import load_families
+from dhc.frontend.onnx.export.sizes import input_sources
+from dhc.frontend.onnx.export.writer import GraphWriter, Names
+from dhc.frontend.onnx.reader import MAX_FILE_BYTES
+from dhc.ir.graph import Graph
+
+OPSET = 21
+"""Version of ai.onnx that is written."""
+IR_VERSION = 10
+
+
+def export_graph(graph: Graph) -> Any:
+    """The ModelProto of a graph.
+
+    Raises:
+        UnsupportedError: ONNX has no operators for parts of the graph; the message lists all of them.
+    """
+    from onnx import ModelProto
+
+    load_families()
+    problems: list[str] = []
+    names = Names([v.name for v in graph.inputs] + list(graph.output_names))
+    writer = GraphWriter(graph, names, None, problems)
+    writer.sources.update(input_sources(writer))
+    writer.write_nodes()
+    writer.write_outputs(graph.output_names)
+    if problems:
+        raise UnsupportedError(
+            f"{len(problems)} nodes of graph {graph.name!r} cannot be written as ONNX opset {OPSET}",
+            problems=problems,
+            hint="keep the graph in dhc's text form or compile it instead",
+        )
+    model = ModelProto(ir_version=IR_VERSION, producer_name="dhc")
+    model.opset_import.add(domain="", version=OPSET)
+    model.graph.CopyFrom(writer.proto)
+    model.graph.name = graph.name or "main"
+    writer.write_inputs(model.graph)
+    return model
+
+
+def write_onnx(graph: Graph, path: str | PathLike[str]) -> None:
+    """Writes the model of a graph to a file; the file appears whole or not at all.
+
+    Raises:
+        UnsupportedError: see `export_graph`.
+        ResourceError: the model is larger than protobuf allows.
+        UsageError: the file cannot be written.
+    """
+    model = export_graph(graph)
+    size = model.ByteSize()
+    if size > MAX_FILE_BYTES:
+        raise ResourceError(f"the model takes {size} bytes; protobuf allows {MAX_FILE_BYTES}", budget=MAX_FILE_BYTES)
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(model.SerializeToString(deterministic=True))
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from None

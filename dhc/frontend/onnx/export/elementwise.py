@@ -1,0 +1,123 @@
+"""Elementwise ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dhc.frontend.onnx.export.registry import exports
+from dhc.frontend.onnx.export.writer import GraphWriter
+from dhc.ir.graph import Node
+
+_SAME = {
+    "abs": "Abs", "acos": "Acos", "acosh": "Acosh", "add": "Add", "asin": "Asin", "asinh": "Asinh", "atan": "Atan",
+    "atanh": "Atanh", "bit_and": "BitwiseAnd", "bit_not": "BitwiseNot", "bit_or": "BitwiseOr", "bit_xor": "BitwiseXor",
+    "ceil": "Ceil", "copy": "Identity", "cos": "Cos", "cosh": "Cosh", "div": "Div", "eq": "Equal", "erf": "Erf",
+    "exp": "Exp", "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater", "hard_swish": "HardSwish",
+    "is_nan": "IsNaN", "le": "LessOrEqual", "log": "Log", "logical_and": "And", "logical_not": "Not",
+    "logical_or": "Or", "logical_xor": "Xor", "lt": "Less", "maximum": "Max", "minimum": "Min", "mish": "Mish",
+    "mul": "Mul", "neg": "Neg", "pow": "Pow", "relu": "Relu", "round": "Round", "sigmoid": "Sigmoid", "sign": "Sign",
+    "sin": "Sin", "sinh": "Sinh", "softplus": "Softplus", "softsign": "Softsign", "sqrt": "Sqrt", "sub": "Sub",
+    "tan": "Tan", "tanh": "Tanh", "where": "Where",
+}  # fmt: skip
+
+_WITH_ATTRIBUTES = {
+    "celu": "Celu", "elu": "Elu", "gelu": "Gelu", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LeakyRelu",
+    "selu": "Selu", "thresholded_relu": "ThresholdedRelu",
+}  # fmt: skip
+
+
+@exports(*_SAME)
+def same(w: GraphWriter, node: Node) -> Any:
+    """Ops that ONNX has under another name."""
+    return w.node(_SAME[node.op.name], w.operands(node))
+
+
+@exports(*_WITH_ATTRIBUTES)
+def with_attributes(w: GraphWriter, node: Node) -> Any:
+    """Ops whose attributes have the same names in ONNX."""
+    return w.node(_WITH_ATTRIBUTES[node.op.name], w.operands(node), **dict(node.attrs))
+
+
+@exports("ne")
+def not_equal(w: GraphWriter, node: Node) -> Any:
+    """ONNX has no inequality."""
+    return w.node("Not", [w.node("Equal", w.operands(node))])
+
+
+@exports("rsqrt")
+def rsqrt(w: GraphWriter, node: Node) -> Any:
+    """1 / sqrt(x)."""
+    return w.node("Reciprocal", [w.node("Sqrt", w.operands(node))])
+
+
+@exports("log1p", "expm1")
+def near_zero(w: GraphWriter, node: Node) -> Any:
+    """ONNX lacks the forms that keep digits near zero."""
+    (x,) = w.operands(node)
+    one = w.like(1, node.operands[0])
+    if node.op.name == "log1p":
+        return w.node("Log", [w.node("Add", [x, one])])
+    return w.node("Sub", [w.node("Exp", [x]), one])
+
+
+@exports("trunc")
+def truncate(w: GraphWriter, node: Node) -> Any:
+    """Toward zero."""
+    (x,) = w.operands(node)
+    negative = w.node("Less", [x, w.like(0, node.operands[0])])
+    return w.node("Where", [negative, w.node("Ceil", [x]), w.node("Floor", [x])])
+
+
+@exports("silu")
+def silu(w: GraphWriter, node: Node) -> Any:
+    """X * sigmoid(x)."""
+    (x,) = w.operands(node)
+    return w.node("Mul", [x, w.node("Sigmoid", [x])])
+
+
+@exports("clamp")
+def clamp(w: GraphWriter, node: Node) -> Any:
+    """Clip takes scalars only."""
+    x, low, high = w.operands(node)
+    if all(t.rank == 0 for t in node.types[1:]):
+        return w.node("Clip", [x, low, high])
+    return w.node("Min", [w.node("Max", [x, low]), high])
+
+
+@exports("mod", "fmod")
+def modulo(w: GraphWriter, node: Node) -> Any:
+    """Mod with the divisor's sign exists for integers only."""
+    a, b = w.operands(node)
+    if node.op.name == "fmod":
+        return w.node("Mod", [a, b], fmod=1)
+    if not node.result.dtype.is_float:
+        return w.node("Mod", [a, b])
+    quotient = w.node("Floor", [w.node("Div", [a, b])])
+    return w.node("Sub", [a, w.node("Mul", [quotient, b])])
+
+
+@exports("shift_left", "shift_right")
+def shift(w: GraphWriter, node: Node) -> Any:
+    """BitShift takes unsigned integers."""
+    left = node.op.name == "shift_left"
+    dtype = node.result.dtype
+    direction = "LEFT" if left else "RIGHT"
+    if dtype.kind == "u":
+        return w.node("BitShift", w.operands(node), direction=direction)
+    if not left:
+        w.unsupported("ONNX shifts unsigned integers only, and a shift to the right keeps the sign")
+    unsigned = [w.cast(name, f"u{dtype.bits}") for name in w.operands(node)]
+    return w.cast(w.node("BitShift", unsigned, direction=direction), dtype)
+
+
+@exports("is_inf")
+def is_inf(w: GraphWriter, node: Node) -> Any:
+    """Which infinities count."""
+    a = node.attrs
+    return w.node("IsInf", w.operands(node), detect_negative=int(a["negative"]), detect_positive=int(a["positive"]))
+
+
+@exports("cast")
+def cast(w: GraphWriter, node: Node) -> Any:
+    """Conversion (ONNX leaves floats out of an integer's range undefined, dhc saturates)."""
+    return w.cast(w.operands(node)[0], node.attrs["dtype"])

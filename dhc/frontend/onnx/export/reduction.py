@@ -1,0 +1,49 @@
+"""Reductions and running sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dhc.frontend.onnx.export.registry import exports
+from dhc.frontend.onnx.export.writer import GraphWriter
+from dhc.ir.graph import Node
+
+_NAMES = {
+    "logsumexp": "ReduceLogSumExp", "reduce_max": "ReduceMax", "reduce_mean": "ReduceMean", "reduce_min": "ReduceMin",
+    "reduce_prod": "ReduceProd", "reduce_sum": "ReduceSum",
+}  # fmt: skip
+
+
+@exports(*_NAMES)
+def reduce(w: GraphWriter, node: Node) -> Any:
+    """Axes are an operand; none means all."""
+    return _reduce(w, node, _NAMES[node.op.name], w.operands(node)[0])
+
+
+def _reduce(w: GraphWriter, node: Node, op: str, x: str) -> Any:
+    axes = node.attrs["axes"]
+    return w.node(op, [x, w.ints(*axes) if axes else ""], keepdims=int(node.attrs["keepdims"]))
+
+
+@exports("reduce_any", "reduce_all")
+def reduce_bool(w: GraphWriter, node: Node) -> Any:
+    """As the extremes of 0 and 1."""
+    op = "ReduceMax" if node.op.name == "reduce_any" else "ReduceMin"
+    return w.cast(_reduce(w, node, op, w.cast(w.operands(node)[0], "i32")), "bool")
+
+
+@exports("argmax", "argmin")
+def arg_extreme(w: GraphWriter, node: Node) -> Any:
+    """ArgMax and ArgMin."""
+    a = node.attrs
+    op = "ArgMax" if node.op.name == "argmax" else "ArgMin"
+    last = int(a["last"])
+    return w.node(op, w.operands(node), axis=a["axis"], keepdims=int(a["keepdims"]), select_last_index=last)
+
+
+@exports("cumsum")
+def cumsum(w: GraphWriter, node: Node) -> Any:
+    """The axis is an operand."""
+    a = node.attrs
+    axis = w.constant(a["axis"], "i64")
+    return w.node("CumSum", [*w.operands(node), axis], exclusive=int(a["exclusive"]), reverse=int(a["reverse"]))
