@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.machine import machine
 
 _FOLDER = Path(__file__).parent
-_SUPPORT = {"__main__", "machine", "interleaved"}
+_SUPPORT = {"__main__", "machine", "interleaved", "light_models"}
 
 
 def main(names: list[str]) -> int:
