@@ -115,7 +115,7 @@ class StepList:
         fn, (buffers, params) = self._loaded.address(self._symbol), self._bound
         steps = (Step * repeats)(*[Step(fn, ctypes.addressof(buffers), ctypes.addressof(params), 1)] * repeats)
         sync = (ctypes.c_int64 * (executor_ir.SYNC_BYTES // 8))()
-        sync[executor_ir.SYNC_SPIN // 8] = 100_000
+        sync[executor_ir.SYNC_SPIN // 8] = 2_000
 
         def enter(tid: int) -> None:
             if self._run(ctypes.addressof(steps), repeats, tid, nthreads, ctypes.addressof(sync)):
