@@ -45,6 +45,14 @@ def to_onnx_dtype(dtype: DType) -> int:
     return next(code for code, d in _DTYPES.items() if d == dtype)
 
 
+def onnx_type_name(dtype: DType) -> str:
+    """The element type as ONNX's schemas write it."""
+    from onnx import TensorProto
+
+    name: str = TensorProto.DataType.Name(to_onnx_dtype(dtype)).lower()
+    return name
+
+
 def from_array(array: np.ndarray, dtype: DType, name: str) -> Any:
     """A TensorProto of an array; four-bit integers are packed."""
     from onnx import TensorProto

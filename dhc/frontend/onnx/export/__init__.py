@@ -11,12 +11,10 @@ from dhc_runtime.errors import ResourceError, UnsupportedError, UsageError
 
 from dhc.frontend.onnx.export.registry import load_families
 from dhc.frontend.onnx.export.sizes import input_sources
-from dhc.frontend.onnx.export.writer import GraphWriter, Names
+from dhc.frontend.onnx.export.writer import OPSET, GraphWriter, Names
 from dhc.frontend.onnx.reader import MAX_FILE_BYTES
 from dhc.ir.graph import Graph
 
-OPSET = 21
-"""Version of ai.onnx that is written."""
 IR_VERSION = 10
 
 
@@ -42,7 +40,7 @@ def export_graph(graph: Graph) -> Any:
             hint="keep the graph in dhc's text form or compile it instead",
         )
     model = ModelProto(ir_version=IR_VERSION, producer_name="dhc")
-    model.opset_import.add(domain="", version=OPSET)
+    model.opset_import.add(domain="", version=max(OPSET, writer.opset))
     model.graph.CopyFrom(writer.proto)
     model.graph.name = graph.name or "main"
     writer.write_inputs(model.graph)

@@ -130,9 +130,20 @@ def conv_transpose(w: GraphWriter, node: Node) -> Any:
     a = node.attrs
     numbers = (*a["pads_low"], *a["pads_high"], *a["output_padding"])
     if any(not isinstance(p, int) for p in numbers):
-        w.unsupported("pads that depend on sizes are attributes in ONNX", )
+        w.unsupported("pads that depend on sizes are attributes in ONNX")
     if not node.result.dtype.is_float:
         w.unsupported("ONNX has no transposed convolution of integers")
-    attributes = _attributes(node, [*a["pads_low"], *a["pads_high"]])
+    pads = [*a["pads_low"], *a["pads_high"]]
+    attributes = _attributes(node, [max(p, 0) for p in pads])
     output_padding = list(a["output_padding"]) if any(a["output_padding"]) else None
-    return w.node("ConvTranspose", w.operands(node), output_padding=output_padding, **attributes)
+    if all(p >= 0 for p in pads):
+        return w.node("ConvTranspose", w.operands(node), output_padding=output_padding, **attributes)
+    # Negative pads enlarge the result by positions that only the bias reaches.
+    x, weights, *bias = w.operands(node)
+    made = w.node("ConvTranspose", [x, weights], output_padding=output_padding, **attributes)
+    rank = len(pads) // 2
+    widths = [max(-p, 0) for p in pads]
+    made = w.node("Pad", [made, w.ints(0, 0, *widths[:rank], 0, 0, *widths[rank:])])
+    if bias:
+        made = w.node("Add", [made, w.reshape(bias[0], (node.types[2].shape[0], *(1,) * rank))])
+    return made

@@ -6,6 +6,7 @@ from typing import Any
 
 from dhc.frontend.onnx.export.registry import exports
 from dhc.frontend.onnx.export.writer import GraphWriter
+from dhc.frontend.onnx.tensors import to_onnx_dtype
 from dhc.ir.graph import Node
 
 _SAME = {
@@ -92,8 +93,11 @@ def modulo(w: GraphWriter, node: Node) -> Any:
         return w.node("Mod", [a, b], fmod=1)
     if not node.result.dtype.is_float:
         return w.node("Mod", [a, b])
-    quotient = w.node("Floor", [w.node("Div", [a, b])])
-    return w.node("Sub", [a, w.node("Mul", [quotient, b])])
+    zero = w.like(0, node.operands[0])
+    rest = w.node("Mod", [a, b], fmod=1)
+    other_sign = w.node("Xor", [w.node("Less", [rest, zero]), w.node("Less", [b, zero])])
+    moved = w.node("And", [other_sign, w.node("Not", [w.node("Equal", [rest, zero])])])
+    return w.node("Where", [moved, w.node("Add", [rest, b]), rest])
 
 
 @exports("shift_left", "shift_right")
@@ -104,10 +108,15 @@ def shift(w: GraphWriter, node: Node) -> Any:
     direction = "LEFT" if left else "RIGHT"
     if dtype.kind == "u":
         return w.node("BitShift", w.operands(node), direction=direction)
-    if not left:
-        w.unsupported("ONNX shifts unsigned integers only, and a shift to the right keeps the sign")
-    unsigned = [w.cast(name, f"u{dtype.bits}") for name in w.operands(node)]
-    return w.cast(w.node("BitShift", unsigned, direction=direction), dtype)
+    x, amount = w.operands(node)
+    unsigned = [w.cast(x, f"u{dtype.bits}"), w.cast(amount, f"u{dtype.bits}")]
+    if left:
+        return w.cast(w.node("BitShift", unsigned, direction=direction), dtype)
+    # To the right the sign stays: the complement of the shifted complement of what is negative.
+    negative = w.node("Less", [x, w.like(0, node.operands[0])])
+    unsigned[0] = w.cast(w.node("Where", [negative, w.node("BitwiseNot", [x]), x]), f"u{dtype.bits}")
+    shifted = w.cast(w.node("BitShift", unsigned, direction=direction), dtype)
+    return w.node("Where", [negative, w.node("BitwiseNot", [shifted]), shifted])
 
 
 @exports("is_inf")
@@ -115,6 +124,13 @@ def is_inf(w: GraphWriter, node: Node) -> Any:
     """Which infinities count."""
     a = node.attrs
     return w.node("IsInf", w.operands(node), detect_negative=int(a["negative"]), detect_positive=int(a["positive"]))
+
+
+@exports("bitcast")
+def bitcast(w: GraphWriter, node: Node) -> Any:
+    """BitCast, which opset 26 introduced."""
+    w.need_opset(26)
+    return w.node("BitCast", w.operands(node), to=to_onnx_dtype(node.attrs["dtype"]))
 
 
 @exports("cast")

@@ -27,9 +27,9 @@ def _reduce(w: GraphWriter, node: Node, op: str, x: str) -> Any:
 
 @exports("reduce_any", "reduce_all")
 def reduce_bool(w: GraphWriter, node: Node) -> Any:
-    """As the extremes of 0 and 1."""
+    """As the extremes of 0 and 1 (of nothing: the lowest and the highest number)."""
     op = "ReduceMax" if node.op.name == "reduce_any" else "ReduceMin"
-    return w.cast(_reduce(w, node, op, w.cast(w.operands(node)[0], "i32")), "bool")
+    return w.node("Greater", [_reduce(w, node, op, w.cast(w.operands(node)[0], "i32")), w.constant(0, "i32")])
 
 
 @exports("argmax", "argmin")
@@ -41,9 +41,13 @@ def arg_extreme(w: GraphWriter, node: Node) -> Any:
     return w.node(op, w.operands(node), axis=a["axis"], keepdims=int(a["keepdims"]), select_last_index=last)
 
 
-@exports("cumsum")
-def cumsum(w: GraphWriter, node: Node) -> Any:
-    """The axis is an operand."""
+@exports("cumsum", "cumprod")
+def cumulative(w: GraphWriter, node: Node) -> Any:
+    """The axis is an operand; CumProd came with opset 26."""
     a = node.attrs
     axis = w.constant(a["axis"], "i64")
-    return w.node("CumSum", [*w.operands(node), axis], exclusive=int(a["exclusive"]), reverse=int(a["reverse"]))
+    op = "CumSum"
+    if node.op.name == "cumprod":
+        w.need_opset(26)
+        op = "CumProd"
+    return w.node(op, [*w.operands(node), axis], exclusive=int(a["exclusive"]), reverse=int(a["reverse"]))

@@ -100,6 +100,9 @@ def resize(w: GraphWriter, node: Node) -> Any:
     if _sizes_give_scales(node):
         sizes = w.shape(a["shape"])
     else:
+        for scale, before, after in zip(a["scales"], node.types[0].shape, a["shape"]):
+            if isinstance(before, int) and after != int(before * scale):
+                w.unsupported(f"the scale {scale} does not give the size {after} from {before}")
         scales = w.constant(np.array(a["scales"]), "f32")
     return w.node(
         "Resize",

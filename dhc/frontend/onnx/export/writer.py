@@ -12,7 +12,7 @@ from dhc_runtime.errors import UnsupportedError
 
 from dhc.frontend.onnx.export.registry import find_exporter
 from dhc.frontend.onnx.export.sizes import Source, is_symbol, write_dim
-from dhc.frontend.onnx.tensors import from_array, to_onnx_dtype
+from dhc.frontend.onnx.tensors import from_array, onnx_type_name, to_onnx_dtype
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import DType
 from dhc.ir.dtypes import dtype as as_dtype
@@ -21,6 +21,9 @@ from dhc.ir.kinds import Composite
 from dhc.ir.op import Call
 from dhc.ir.symbols import Dim, SymExpr, format_dim
 from dhc.ir.types import TensorType
+
+OPSET = 21
+"""Version of ai.onnx that is written unless an operator needs a newer one."""
 
 
 class Names:
@@ -66,6 +69,7 @@ class GraphWriter:
         self.values: dict[Value, str] = {}
         self.sources: dict[str, Source] = {}
         self.dims: dict[Dim, str] = {}
+        self.opset = 0  # what an operator demands beyond the usual version
         self._constants: dict[Any, str] = {}
         self._node_names = Names(())
         self._wanted: dict[Value, str] = {}
@@ -171,6 +175,13 @@ class GraphWriter:
         allow = 1 if any(isinstance(d, int) and d == 0 for d in dims) or symbolic else None
         return str(self.node("Reshape", [name, self.shape(dims)], allowzero=allow))
 
+    def need_opset(self, version: int) -> None:
+        """The model must declare at least this version of ai.onnx."""
+        writer: GraphWriter | None = self
+        while writer is not None:
+            writer.opset = max(writer.opset, version)
+            writer = writer.parent
+
     def unsupported(self, message: str) -> NoReturn:
         """Refuses the node being written; the writer goes on with the next and lists all at the end."""
         raise UnsupportedError(message)
@@ -184,13 +195,34 @@ class GraphWriter:
 
     def write_node(self, node: Node) -> None:
         """Writes one node and learns the names of its results."""
+        first = len(self.proto.node)
         try:
             made = self._export(node)
+            self._check_dtypes(node, first)
         except UnsupportedError as error:
             self.problems.append(f"{node.op.name} at {node.location}: {error.message}")
             made = [self.names.fresh("unsupported") for _ in node.results]
         for value, name in zip(node.results, [made] if isinstance(made, str) else made):
             self.define(value, name)
+
+    def _check_dtypes(self, node: Node, first: int) -> None:
+        """Operators of ONNX take fewer element types than ops of dhc.
+
+        Raises:
+            UnsupportedError: an operand is of a type that the operator written for it does not take.
+        """
+        from onnx import defs
+
+        dtypes = {self.values[v]: v.dtype for v in node.operands if isinstance(v.type, TensorType)}
+        for proto in self.proto.node[first:]:
+            formal = defs.get_schema(proto.op_type, max(self.opset, OPSET), "").inputs
+            for position, name in enumerate(proto.input):
+                if name not in dtypes or not formal:
+                    continue
+                allowed = formal[min(position, len(formal) - 1)].types
+                wanted = f"tensor({onnx_type_name(dtypes[name])})"
+                if allowed and wanted not in allowed:
+                    self.unsupported(f"{proto.op_type} of ONNX takes no {dtypes[name]}")
 
     def _export(self, node: Node) -> Any:
         exporter = find_exporter(node.op.name)
