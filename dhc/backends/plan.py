@@ -15,14 +15,13 @@ import numpy as np
 from dhc_runtime.errors import CompileError, UnsupportedError
 
 from dhc.backends.constants import ConstantPool
-from dhc.backends.views import view_offset
-from dhc.ir import symbols, types
 from dhc.ir.dtypes import DType
 from dhc.ir.graph import Graph, Node, Value
-from dhc.ir.kinds import Elementwise, Structural
+from dhc.ir.kinds import Structural
 from dhc.ir.op import constraints_of
 from dhc.ir.symbols import Dim, to_json
 from dhc.ir.types import TensorType
+from dhc.passes.memory import Home, concat_homes, is_direct_output, view_offset, why_not_in_place
 
 Lower = Callable[[Node, "PlanBuilder"], None]
 
@@ -40,7 +39,8 @@ class PlanBuilder:
         self._buffer_of: dict[Value, int] = {}
         self._sizes: dict[int, Dim] = {}
         self._uses_left: dict[int, int] = {}
-        self._homes: dict[Value, tuple[int, Dim]] = {}
+        self._homes: dict[Value, Home] = {}
+        self._concats: dict[Node, int] = {}
         self._runtime_symbols: set[str] = set()
 
     # ---- what `lower` uses ---------------------------------------------------------------------------------------
@@ -88,14 +88,14 @@ class PlanBuilder:
         Returns:
             True when it did.
         """
-        if value in self._buffer_of or value in self._homes or self._is_direct_output(value):
+        if value in self._buffer_of:
             return False
         source = self._buffer_of.get(operand)
         if source is None or self._buffers[source]["kind"] != "arena" or self._uses_left.get(source, 0) != 1:
             return False
-        if operand.type.nbytes != value.type.nbytes or self._is_size_bound_later(value):
+        if why_not_in_place(self.graph, value, operand, self._homes) is not None:
             return False
-        if len([v for v, b in self._buffer_of.items() if b == source]) != 1 or operand in self._homes:
+        if len([v for v, b in self._buffer_of.items() if b == source]) != 1:
             return False
         self._buffer_of[value] = source
         self._uses_left[source] = 1 + self._count_uses(value)
@@ -144,7 +144,7 @@ class PlanBuilder:
             buffer = self._add({"kind": "input"}, value.type)
             self._buffer_of[value] = buffer
             self._uses_left[buffer] = self._count_uses(value)
-        self._plan_concatenations()
+        self._homes = concat_homes(self.graph)
         for node in self.graph:
             self._constrain(node)
             self._place(node)
@@ -217,50 +217,25 @@ class PlanBuilder:
         # The parent stays alive as long as the view: reuse of its memory in place must not happen.
         self._uses_left[parent] = self._uses_left.get(parent, 0) + self._count_uses(value) + 1
 
-    def _plan_concatenations(self) -> None:
-        """Finds operands of concatenations along the outermost axis: they are computed right where they belong."""
-        for node in self.graph:
-            if node.op.name != "concat" or any(
-                d != 1 for d in node.result.shape[: node.attrs["axis"] % node.result.type.rank]
-            ):
-                continue
-            if self._is_size_bound_later(node.result):
-                continue
-            offset: Dim = 0
-            for operand in node.operands:
-                if self._can_live_in(operand, node):
-                    self._homes[operand] = (id(node), offset)
-                offset = offset + operand.type.nbytes
-        self._concats: dict[int, int] = {}
-
-    def _can_live_in(self, operand: Value, concat: Node) -> bool:
-        producer = operand.producer
-        if producer is None or isinstance(producer.op.kind, Structural) and producer.op.kind.name != "group":
-            return False
-        if operand in self._homes or concat.operands.count(operand) != 1 or operand.is_output:
-            return False
-        if view_offset(producer) is not None or producer.op.name == "concat" or self._is_size_bound_later(operand):
-            return False
-        return not any(a.kind == "symbol" for a in producer.op.attrs)
-
-    def _home_of(self, concat_id: int) -> int:
-        if concat_id not in self._concats:
-            node = next(n for n in self.graph if id(n) == concat_id)
-            self._concats[concat_id] = self._allocate(node.result)
-        return self._concats[concat_id]
+    def _home_of(self, concat: Node) -> int:
+        if concat not in self._concats:
+            self._concats[concat] = self._allocate(concat.result)
+        return self._concats[concat]
 
     def _concatenated_in_place(self, node: Node) -> bool:
         """Concat whose operands all lie in place already needs no kernel."""
-        if id(node) in self._concats:
-            self._buffer_of[node.result] = self._concats[id(node)]
-            self._uses_left[self._concats[id(node)]] = self._count_uses(node.result) + len(node.operands)
-        return all(self._homes.get(o, (0, 0))[0] == id(node) for o in node.operands) and bool(node.operands)
+        buffer = self._concats.get(node)
+        if buffer is not None:
+            self._buffer_of[node.result] = buffer
+            self._uses_left[buffer] = self._count_uses(node.result) + len(node.operands)
+        homes = [self._homes.get(operand) for operand in node.operands]
+        return all(home is not None and home.concat is node for home in homes) and bool(homes)
 
     def _define(self, value: Value) -> int:
         home = self._homes.get(value)
         if home is not None:
-            parent = self._home_of(home[0])
-            buffer = self._add({"kind": "alias", "of": parent, "offset": to_json(home[1])}, value.type)
+            parent = self._home_of(home.concat)
+            buffer = self._add({"kind": "alias", "of": parent, "offset": to_json(home.offset)}, value.type)
         else:
             buffer = self._allocate(value)
         self._buffer_of[value] = buffer
@@ -268,32 +243,8 @@ class PlanBuilder:
         return buffer
 
     def _allocate(self, value: Value) -> int:
-        kind = "output" if self._is_direct_output(value) else "arena"
+        kind = "output" if is_direct_output(self.graph, value) else "arena"
         return self._add({"kind": kind}, value.type)
-
-    def _is_direct_output(self, value: Value) -> bool:
-        """The kernel writes straight into the caller's array: the value, or one view of all of it, is returned once."""
-        if self._is_size_bound_later(value):
-            return False
-        returned = self._returned_as(value)
-        return len(returned) == 1
-
-    def _returned_as(self, value: Value) -> list[Value]:
-        found = [value] * sum(1 for u in value.uses if isinstance(u.user, Graph))
-        for use in value.uses:
-            user = use.user
-            if isinstance(user, Node) and view_offset(user) == 0 and user.result.type.nbytes == value.type.nbytes:
-                found.extend(self._returned_as(user.result))
-        return found
-
-    def _is_size_bound_later(self, value: Value) -> bool:
-        """True when the size depends on data: its symbols are not all known from the inputs."""
-        known = set(self.graph.symbols())
-        graph = self.graph.parent
-        while graph is not None:
-            known |= set(graph.symbols())
-            graph = graph.parent
-        return not set(types.free_symbols(value.type)) <= known
 
     def _return(self, name: str, value: Value) -> dict[str, Any]:
         self._require_tensor(value)
@@ -356,13 +307,3 @@ class PlanBuilder:
     def _require_tensor(self, value: Value) -> None:
         if not isinstance(value.type, TensorType) or value.type.dtype.kind == "s":
             raise UnsupportedError(f"{value.type} cannot be held on a device", where=str(value.location))
-
-
-def is_pure_elementwise(node: Node) -> bool:
-    """True when every result element is written after the operand elements at the same position were read."""
-    return isinstance(node.op.kind, Elementwise)
-
-
-def symbols_of(dims: Sequence[Dim]) -> list[str]:
-    """Free symbols of several dims, sorted."""
-    return sorted({s for d in dims for s in symbols.free_symbols(d)})

@@ -81,7 +81,7 @@ class Pass:
 
 
 _PASSES: dict[str, type[Pass]] = {}
-_BUILTIN = ("canonicalize", "cse", "dce", "decompose", "fold", "fold_batch_norm", "fuse", "sink")
+_BUILTIN = ("canonicalize", "cse", "dce", "decompose", "fold", "fold_batch_norm", "fuse", "memory", "sink")
 
 PassType = TypeVar("PassType", bound=type[Pass])
 

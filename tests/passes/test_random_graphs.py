@@ -10,7 +10,7 @@ from dhc.passes.pipelines import clean_up, standard_pipeline
 from tests.passes.keeping import EXACT, check_idempotent, check_pass
 from tests.support.random_graphs import random_graphs
 
-NAMES = ("canonicalize", "cse", "dce", "decompose", "fold", "fold_batch_norm", "fuse", "sink")
+NAMES = ("canonicalize", "cse", "dce", "decompose", "fold", "fold_batch_norm", "fuse", "memory", "sink")
 
 
 def made(name: str) -> Pass:
