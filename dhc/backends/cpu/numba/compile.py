@@ -30,7 +30,7 @@ from dhc_runtime.errors import CompileError
 
 from dhc.backends.cpu.cache import KernelCache, default_cache
 from dhc.backends.cpu.numba.builtins import with_intrinsics
-from dhc.backends.cpu.numba.opaque import ArrayArgument, OpaqueKernel
+from dhc.backends.cpu.numba.opaque import ArrayArgument, OpaqueKernel, fingerprint
 from dhc.backends.cpu.numba.prelude import prelude
 from dhc.backends.cpu.numba.shim import opaque_shim
 from dhc.backends.cpu.objects import ObjectCode, emit_module, native_half, parse_ir
@@ -97,6 +97,19 @@ def numba_ir(function: Callable[..., Any], signature: Sequence[Any]) -> tuple[st
     return str(compiled.library._final_module), compiled.fndesc.llvm_func_name
 
 
+def _cached_ir(function: Callable[..., Any], signature: Sequence[Any], cache: KernelCache) -> tuple[str, str]:
+    """As `numba_ir`; one entry serves all sizes, numbers and targets with which a function is used on these types."""
+
+    def make() -> bytes:
+        text, name = numba_ir(function, signature)
+        return f"{name}\n{text}".encode()
+
+    types = ", ".join(str(t) for t in signature)
+    stored = cache.get_or_make(f"numba ir of {fingerprint(function)}\n({types})", "", make).decode()
+    name, _, text = stored.partition("\n")
+    return text, name
+
+
 def _number_type(number: int | float | str) -> Any:
     from numba.core import types
 
@@ -111,8 +124,8 @@ def _array_type(array: ArrayArgument) -> Any:
     return types.Array(from_dtype(element.numpy), len(array.shape), "C")
 
 
-def opaque_ir(kernel: OpaqueKernel, target: CpuTarget) -> Any:
-    """The linked LLVM module of an opaque kernel, before optimisation."""
+def opaque_ir(kernel: OpaqueKernel, target: CpuTarget, cache: KernelCache | None = None) -> Any:
+    """The linked LLVM module of an opaque kernel, before optimisation; with a cache, Numba's part is taken from it."""
     from numba.core import types
 
     signature = [_array_type(a) for a in kernel.arrays]
@@ -126,7 +139,8 @@ def opaque_ir(kernel: OpaqueKernel, target: CpuTarget) -> Any:
         if any(t is not types.int64 for t in rest):
             raise CompileError(f"the trailing numbers of {kernel.name} are not all integers")
         numbers = [*numbers[:positional], types.UniTuple(types.int64, len(rest))]
-    text, name = numba_ir(kernel.function, [*signature, *numbers])
+    full = [*signature, *numbers]
+    text, name = numba_ir(kernel.function, full) if cache is None else _cached_ir(kernel.function, full, cache)
     module = parse_ir(text, target)
     own = parse_ir(opaque_shim(kernel, name, target, native_half(target)), target)
     module.link_in(own)
@@ -152,7 +166,7 @@ def compile_opaque(kernel: OpaqueKernel, target: CpuTarget, cache: KernelCache |
         CompileError: Numba or LLVM rejects the function.
     """
     cache = default_cache() if cache is None else cache
-    data = cache.get_or_make(kernel.text, target.text(), lambda: emit_module(opaque_ir(kernel, target), target))
+    data = cache.get_or_make(kernel.text, target.text(), lambda: emit_module(opaque_ir(kernel, target, cache), target))
     return ObjectCode(kernel.symbol, data)
 
 
