@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import dhc_runtime
+
 from tests.models.engines import compiled
 
 Compiled = Callable[[str], dhc_runtime.Session]
