@@ -23,6 +23,8 @@ __all__ = ["Context", "Executor", "Memory", "Result", "byte_count"]
 CACHED_SIZES = 16
 """For how many combinations of sizes a program keeps its plan."""
 
+_MAX_SIZE = (1 << 62) - 1
+
 
 class Memory(NamedTuple):
     """A value that already lies in memory: where, and its shape."""
@@ -390,8 +392,9 @@ class Frame:
             )
         value = self.read_i64(item.buffer, item.element)
         limit = None if item.maximum is None else evaluate(item.maximum, self.symbols)
-        if value < 0 or value >= 1 << 62 or (limit is not None and value > limit):
-            allowed = "0 or more" if limit is None else "from 0 to {}".format(limit)
+        limit = _MAX_SIZE if limit is None else limit
+        if not 0 <= value <= min(limit, _MAX_SIZE):
+            allowed = "0 or more" if value < 0 else "at most {}".format(limit)
             raise ModelError(
                 "The size {} became {}; it must be {}".format(item.symbol, value, allowed), item.node or None
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, Sequence, Set, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from dhc_runtime.dims import bind_shapes
 from dhc_runtime.dtypes import accepted_dtypes, numpy_dtype, storage_dtype, value_range
-from dhc_runtime.errors import DhcError, ShapeError, TypeMismatchError, UsageError
+from dhc_runtime.errors import DhcError, ResourceError, ShapeError, TypeMismatchError, UsageError
+from dhc_runtime.memory import Budget
 from dhc_runtime.program import Port
 
 __all__ = ["Feed", "prepare_output", "raise_problems"]
@@ -38,10 +39,12 @@ class Feed:
     Args:
         ports: the inputs of the model.
         where: what to call the model in messages.
+        budget: limits the copies of arrays that cannot be read in place; None: no limit.
     """
 
-    def __init__(self, ports: Sequence[Port], where: str) -> None:
+    def __init__(self, ports: Sequence[Port], where: str, budget: Optional[Budget] = None) -> None:
         self._ports = ports
+        self._budget = budget
         self._names = [port.name for port in ports]
         self._where = where
         self._accepted = [accepted_dtypes(port.dtype) for port in ports]
@@ -62,6 +65,7 @@ class Feed:
             UsageError: inputs are missing or unknown.
             TypeMismatchError: a dtype is wrong.
             ShapeError: a shape is wrong.
+            ResourceError: an array that must be copied is too large.
         """
         given = self._pair(arguments)
         arrays: "List[np.ndarray[Any, Any]]" = []
@@ -78,7 +82,7 @@ class Feed:
             if len(self._fitting) >= _REMEMBERED:
                 self._fitting.clear()
             self._fitting.add(shapes)
-        return [_usable(array, port, self._where) for array, port in zip(arrays, self._ports)]
+        return [self._usable(array, port) for array, port in zip(arrays, self._ports)]
 
     def _pair(self, arguments: Tuple[Any, ...]) -> Mapping[str, Any]:
         if len(arguments) == 1 and isinstance(arguments[0], Mapping):
@@ -92,6 +96,34 @@ class Feed:
                 "Give one array for each input, or a dict of arrays by name",
             )
         return dict(zip(self._names, arguments))
+
+    def _usable(self, array: "np.ndarray[Any, Any]", port: Port) -> "np.ndarray[Any, Any]":
+        flags = array.flags
+        if not (flags.c_contiguous and flags.aligned):
+            array = self._copied(array, port)
+        limits = value_range(port.dtype)
+        if limits is not None and array.size and not (array.min() >= limits[0] and array.max() <= limits[1]):
+            raise TypeMismatchError(
+                "input {!r}: values of {} lie from {} to {}".format(port.name, port.dtype, *limits), self._where
+            )
+        storage = storage_dtype(port.dtype)
+        return array if array.dtype == storage else array.view(storage)
+
+    def _copied(self, array: "np.ndarray[Any, Any]", port: Port) -> "np.ndarray[Any, Any]":
+        """A contiguous copy. A broadcast array may be far larger than the memory that it looks into."""
+        if self._budget is not None:
+            self._budget.require(array.nbytes)
+        try:
+            return np.array(array, order="C", copy=True)
+        except (MemoryError, ValueError) as error:
+            raise ResourceError(
+                "The system cannot give the {} bytes that a contiguous copy of input {!r} takes".format(
+                    array.nbytes, port.name
+                ),
+                array.nbytes,
+                self._where,
+                "Give a smaller array, or one that is contiguous in C order",
+            ) from error
 
     def _check(self, given: Mapping[str, Any], arrays: "Sequence[np.ndarray[Any, Any]]") -> None:
         problems: List[str] = []
@@ -124,19 +156,6 @@ class Feed:
             )
         )
         raise_problems(kind, problems, self._where, "Session.inputs lists what the model takes")
-
-
-def _usable(array: "np.ndarray[Any, Any]", port: Port, where: str) -> "np.ndarray[Any, Any]":
-    limits = value_range(port.dtype)
-    if limits is not None and array.size and not (array.min() >= limits[0] and array.max() <= limits[1]):
-        raise TypeMismatchError(
-            "input {!r}: values of {} lie from {} to {}".format(port.name, port.dtype, *limits), where
-        )
-    storage = storage_dtype(port.dtype)
-    flags = array.flags
-    if not (flags.c_contiguous and flags.aligned):
-        array = np.array(array, order="C", copy=True)
-    return array if array.dtype == storage else array.view(storage)
 
 
 def prepare_output(name: str, array: Any, port: Port, inputs: "Sequence[np.ndarray[Any, Any]]", where: str) -> bool:

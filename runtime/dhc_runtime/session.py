@@ -136,7 +136,7 @@ class Session:
         except BaseException:
             self._reader.close()
             raise
-        self._feed = Feed(self._program.inputs, self.name)
+        self._feed = Feed(self._program.inputs, self.name, self._budget)
         self.inputs = _infos(self._program.inputs)
         self.outputs = _infos(self._program.outputs)
         self._profiling = bool(profile)
