@@ -73,6 +73,17 @@ def select(spec: Spec, target: CpuTarget, *, exact: bool = False) -> Generator:
     raise CompileError(f"no kernel generator for {spec.text()} on {target.name}")
 
 
+def _pays_narrow(spec: ConvSpec, target: CpuTarget, width: int) -> bool:
+    """Whether a copy for each x tap costs less than computing the columns between the rows of a square map."""
+    lanes = target.lanes(spec.dtype)
+    if width >= lanes or spec.out_channels // spec.groups < 64:
+        return False
+    span = (spec.kernel[-1] - 1) * spec.dilation[-1]
+    gapless = -(-width * width // lanes)
+    with_gaps = -(-((width + span) * width - span) // lanes)
+    return 1.15 * gapless < with_gaps
+
+
 def normalize(spec: Spec, target: CpuTarget, output_width: int | None = None) -> Spec:
     """Sets what only matters for speed from what is known about sizes, so that equal needs share one kernel.
 
@@ -82,9 +93,9 @@ def normalize(spec: Spec, target: CpuTarget, output_width: int | None = None) ->
         output_width: size of the innermost output dimension when it is known at compile time.
     """
     if isinstance(spec, ConvSpec):
-        narrow = output_width is not None and output_width <= 2 * target.lanes(spec.dtype)
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
-        return dataclasses.replace(spec, narrow=narrow and matters)
+        narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
+        return dataclasses.replace(spec, narrow=narrow)
     return spec
 
 
