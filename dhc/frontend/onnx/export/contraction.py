@@ -29,7 +29,6 @@ def matmul(w: GraphWriter, node: Node) -> Any:
 def conv(w: GraphWriter, node: Node) -> Any:
     """Conv; integer convolutions as ConvInteger, or in f64, which holds their sums exactly."""
     x, weights, *bias = w.operands(node)
-    a = node.attrs
     if node.result.dtype.is_float:
         out = node.result.dtype
         names = [n if t.dtype == out else w.cast(n, out) for n, t in zip([x, weights, *bias], node.types)]
@@ -39,7 +38,7 @@ def conv(w: GraphWriter, node: Node) -> Any:
     if made is None:
         x, weights = w.cast(x, "f64"), w.cast(weights, "f64")
         x, pads = _padded(w, x, node, w.constant(0, "f64"))
-        made = w.cast(w.node("Conv", [x, weights], **_attributes(node, pads)), a["out"] or node.result.dtype)
+        made = w.cast(w.cast(w.node("Conv", [x, weights], **_attributes(node, pads)), "i64"), node.result.dtype)
     if bias:
         channels = node.types[2].shape[0]
         column = w.reshape(bias[0], (channels, *(1,) * (node.types[0].rank - 2)))
@@ -131,19 +130,22 @@ def conv_transpose(w: GraphWriter, node: Node) -> Any:
     numbers = (*a["pads_low"], *a["pads_high"], *a["output_padding"])
     if any(not isinstance(p, int) for p in numbers):
         w.unsupported("pads that depend on sizes are attributes in ONNX")
-    if not node.result.dtype.is_float:
-        w.unsupported("ONNX has no transposed convolution of integers")
     pads = [*a["pads_low"], *a["pads_high"]]
     attributes = _attributes(node, [max(p, 0) for p in pads])
     output_padding = list(a["output_padding"]) if any(a["output_padding"]) else None
-    if all(p >= 0 for p in pads):
+    out = node.result.dtype
+    if out.is_float and all(p >= 0 for p in pads):
         return w.node("ConvTranspose", w.operands(node), output_padding=output_padding, **attributes)
-    # Negative pads enlarge the result by positions that only the bias reaches.
+    # Negative pads enlarge the result by positions that only the bias reaches. Integers are summed in f64.
     x, weights, *bias = w.operands(node)
+    if not out.is_float:
+        x, weights = w.cast(x, "f64"), w.cast(weights, "f64")
     made = w.node("ConvTranspose", [x, weights], output_padding=output_padding, **attributes)
     rank = len(pads) // 2
     widths = [max(-p, 0) for p in pads]
     made = w.node("Pad", [made, w.ints(0, 0, *widths[:rank], 0, 0, *widths[rank:])])
+    if not out.is_float:
+        made = w.cast(w.cast(made, "i64"), out)
     if bias:
         made = w.node("Add", [made, w.reshape(bias[0], (node.types[2].shape[0], *(1,) * rank))])
     return made

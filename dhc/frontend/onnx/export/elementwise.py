@@ -22,7 +22,7 @@ _SAME = {
 }  # fmt: skip
 
 _WITH_ATTRIBUTES = {
-    "celu": "Celu", "elu": "Elu", "gelu": "Gelu", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LeakyRelu",
+    "elu": "Elu", "gelu": "Gelu", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LeakyRelu",
     "selu": "Selu", "thresholded_relu": "ThresholdedRelu",
 }  # fmt: skip
 
@@ -30,13 +30,37 @@ _WITH_ATTRIBUTES = {
 @exports(*_SAME)
 def same(w: GraphWriter, node: Node) -> Any:
     """Ops that ONNX has under another name."""
-    return w.node(_SAME[node.op.name], w.operands(node))
+    return _widened(w, node, _SAME[node.op.name])
+
+
+def _widened(w: GraphWriter, node: Node, op: str, **attributes: Any) -> Any:
+    """An operator on operands of one type; narrow ones that it does not take are widened, the result narrowed."""
+    names = w.operands(node)
+    dtype = node.types[0].dtype
+    wide = {"bf16": "f32", "f16": "f32", "u32": "i64", "u64": None, "f64": None}.get(dtype.name, "i32")
+    if w.takes(op, dtype) or wide is None or any(t.dtype != dtype for t in node.types) or dtype.kind in "bcs":
+        return w.node(op, names, **attributes)
+    made = w.node(op, [w.cast(name, wide) for name in names], **attributes)
+    return w.cast(made, dtype) if node.result.dtype == dtype else made
 
 
 @exports(*_WITH_ATTRIBUTES)
 def with_attributes(w: GraphWriter, node: Node) -> Any:
     """Ops whose attributes have the same names in ONNX."""
-    return w.node(_WITH_ATTRIBUTES[node.op.name], w.operands(node), **dict(node.attrs))
+    return _widened(w, node, _WITH_ATTRIBUTES[node.op.name], **dict(node.attrs))
+
+
+@exports("celu")
+def celu(w: GraphWriter, node: Node) -> Any:
+    """Celu takes f32 only; else max(0, x) + alpha * (exp(min(0, x) / alpha) - 1)."""
+    (x,) = w.operands(node)
+    dtype, value = node.result.dtype, node.attrs["alpha"]
+    if w.takes("Celu", dtype):
+        return w.node("Celu", [x], alpha=value)
+    zero, one, alpha = (w.constant(v, dtype) for v in (0, 1, value))
+    power = w.node("Exp", [w.node("Div", [w.node("Min", [x, zero]), alpha])])
+    below = w.node("Mul", [w.node("Sub", [power, one]), alpha])
+    return w.node("Add", [w.node("Max", [x, zero]), below])
 
 
 @exports("ne")
@@ -136,4 +160,6 @@ def bitcast(w: GraphWriter, node: Node) -> Any:
 @exports("cast")
 def cast(w: GraphWriter, node: Node) -> Any:
     """Conversion (ONNX leaves floats out of an integer's range undefined, dhc saturates)."""
+    if "c" in (node.types[0].dtype.kind, node.result.dtype.kind):
+        w.unsupported("Cast of ONNX takes no complex numbers")
     return w.cast(w.operands(node)[0], node.attrs["dtype"])

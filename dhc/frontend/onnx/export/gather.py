@@ -52,8 +52,17 @@ def scatter_nd(w: GraphWriter, node: Node) -> Any:
 def one_hot(w: GraphWriter, node: Node) -> Any:
     """OneHot takes the off and the on value in one tensor."""
     indices, on, off = w.operands(node)
+    dtype = node.result.dtype
     values = w.node("Concat", [w.reshape(off, (1,)), w.reshape(on, (1,))], axis=0)
-    return w.node("OneHot", [indices, w.dim(node.attrs["depth"]), values], axis=node.attrs["axis"])
+    if dtype.name == "bf16":
+        values = w.cast(values, "f32")
+    depth, axis = node.attrs["depth"], node.attrs["axis"]
+    if node.types[0].rank:
+        made = w.node("OneHot", [indices, w.dim(depth), values], axis=axis)
+    else:
+        row = w.node("OneHot", [w.reshape(indices, (1,)), w.dim(depth), values], axis=-1)
+        made = w.reshape(row, (depth,))
+    return w.cast(made, dtype) if dtype.name == "bf16" else made
 
 
 @exports("topk")
@@ -87,7 +96,11 @@ def unique(w: GraphWriter, node: Node) -> Any:
 @exports("compress")
 def compress(w: GraphWriter, node: Node) -> Any:
     """Compress."""
-    return w.node("Compress", w.operands(node), axis=node.attrs["axis"])
+    x, condition = w.operands(node)
+    dtype = node.types[0].dtype
+    if dtype.name != "bf16":
+        return w.node("Compress", [x, condition], axis=node.attrs["axis"])
+    return w.cast(w.node("Compress", [w.cast(x, "f32"), condition], axis=node.attrs["axis"]), dtype)
 
 
 @exports("nms")

@@ -58,6 +58,8 @@ def eye(w: GraphWriter, node: Node) -> Any:
     """EyeLike of zeros."""
     a = node.attrs
     zeros = w.node("ConstantOfShape", [w.shape(a["shape"])])
+    if a["dtype"].name in ("bf16", "bool"):  # bool is allowed, but hardly any runtime has it
+        return w.cast(w.node("EyeLike", [zeros], k=a["k"]), a["dtype"])
     return w.node("EyeLike", [zeros], dtype=to_onnx_dtype(a["dtype"]), k=a["k"])
 
 
@@ -74,7 +76,7 @@ def random(w: GraphWriter, node: Node) -> Any:
         op, attributes = "RandomNormal", {**attributes, "mean": a["mean"], "scale": a["std"]}
     else:
         op, attributes = "RandomUniform", {**attributes, "low": a["low"], "high": a["high"]}
-    if all(isinstance(d, int) for d in a["shape"]):
+    if a["shape"] and all(isinstance(d, int) for d in a["shape"]):
         return w.node(op, [], shape=list(a["shape"]), **attributes)
     zeros = w.node("ConstantOfShape", [w.shape(a["shape"])])
     return w.node(f"{op}Like", [zeros], **attributes)

@@ -17,7 +17,11 @@ _NAMES = {
 @exports(*_NAMES)
 def reduce(w: GraphWriter, node: Node) -> Any:
     """Axes are an operand; none means all."""
-    return _reduce(w, node, _NAMES[node.op.name], w.operands(node)[0])
+    op, (x,) = _NAMES[node.op.name], w.operands(node)
+    dtype = node.types[0].dtype
+    if dtype.is_integer and not w.takes(op, dtype):  # 32 bits hold narrower extremes, and sums with their low bits
+        return w.cast(_reduce(w, node, op, w.cast(x, "i32")), dtype)
+    return _reduce(w, node, op, x)
 
 
 def _reduce(w: GraphWriter, node: Node, op: str, x: str) -> Any:
@@ -50,4 +54,11 @@ def cumulative(w: GraphWriter, node: Node) -> Any:
     if node.op.name == "cumprod":
         w.need_opset(26)
         op = "CumProd"
-    return w.node(op, [*w.operands(node), axis], exclusive=int(a["exclusive"]), reverse=int(a["reverse"]))
+    (x,) = w.operands(node)
+    dtype = node.types[0].dtype
+    wide = dtype if w.takes(op, dtype) else "f32" if dtype.is_float else "i32"
+    narrow = dtype if wide != dtype else None
+    if narrow is not None:
+        x = w.cast(x, wide)
+    made = w.node(op, [x, axis], exclusive=int(a["exclusive"]), reverse=int(a["reverse"]))
+    return made if narrow is None else w.cast(made, narrow)

@@ -47,6 +47,10 @@ def cut(w: GraphWriter, node: Node) -> Any:
     starts, ends = [], []
     for axis in axes:
         start, size, step = a["starts"][axis], a["sizes"][axis], a["steps"][axis]
+        if size == 0:  # the start of nothing may lie anywhere
+            starts.append(0)
+            ends.append(LOWEST if step > 0 else 2**62)
+            continue
         end: Dim = start + size * step
         starts.append(start)
         # An end of -1 would count from the back.
@@ -122,12 +126,32 @@ def reverse_sequence(w: GraphWriter, node: Node) -> Any:
     return w.node("ReverseSequence", w.operands(node), batch_axis=batch, time_axis=time)
 
 
+def _window_start(w: GraphWriter, starts: str, shape: Any, sizes: Any) -> tuple[str, str]:
+    """The first element of a window, clamped so that it fits, and how far it may move."""
+    room = w.node("Sub", [w.shape(shape), w.shape(sizes)])
+    return w.node("Min", [w.node("Max", [starts, w.ints(*[0] * len(shape))]), room]), room
+
+
+@exports("dynamic_update_slice")
+def dynamic_update_slice(w: GraphWriter, node: Node) -> Any:
+    """The update padded to the whole shape, chosen where it lies."""
+    x, update, starts = w.operands(node)
+    shape, sizes = node.types[0].shape, node.types[1].shape
+    if not shape:
+        return w.node("Identity", [update])
+    first, room = _window_start(w, starts, shape, sizes)
+    widths = w.node("Concat", [first, w.node("Sub", [room, first])], axis=0)
+    inside = w.node("Expand", [w.constant(True, "bool"), w.shape(sizes)])
+    return w.node("Where", [w.node("Pad", [inside, widths]), w.node("Pad", [update, widths]), x])
+
+
 @exports("dynamic_slice")
 def dynamic_slice(w: GraphWriter, node: Node) -> Any:
-    """Slice with computed bounds, clamped so that the window fits."""
+    """Slice with computed bounds."""
     x, starts = w.operands(node)
     sizes, shape = node.attrs["sizes"], node.types[0].shape
-    room = w.node("Sub", [w.shape(shape), w.shape(sizes)])
-    first = w.node("Min", [w.node("Max", [starts, w.ints(*[0] * len(shape))]), room])
+    if not shape:
+        return w.node("Identity", [x])
+    first, _ = _window_start(w, starts, shape, sizes)
     last = w.node("Add", [first, w.shape(sizes)])
     return w.node("Slice", [x, first, last, w.ints(*range(len(shape)))])

@@ -35,8 +35,11 @@ def max_pool(w: GraphWriter, node: Node) -> Any:
     (x,) = w.operands(node)
     dtype = node.result.dtype
     lowest = w.constant(-np.inf if dtype.is_float else dtype.min, dtype)
+    if dtype.is_integer and dtype.bits <= 32 and not w.takes("MaxPool", dtype):  # f64 holds them exactly
+        x, lowest = w.cast(x, "f64"), w.constant(float(dtype.min), "f64")
     x, pads = pad_first(w, x, node.attrs["pads_low"], node.attrs["pads_high"], lowest)
-    return w.node("MaxPool", [x], **_attributes(node, pads))
+    made = w.node("MaxPool", [x], **_attributes(node, pads))
+    return made if w.takes("MaxPool", dtype) or not dtype.is_integer else w.cast(made, dtype)
 
 
 @exports("max_pool_indices")

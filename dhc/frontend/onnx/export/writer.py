@@ -77,8 +77,10 @@ class GraphWriter:
         if parent is None:
             for value in graph.inputs:
                 self.values[value] = value.name
+                self.pinned.add(value.name)
             for value, name in zip(graph.outputs, graph.output_names):
-                if value.producer is not None and value.producer.op.name != "constant" and value not in self._wanted:
+                made_here = value.producer is not None and value.producer.op.name != "constant"
+                if made_here and value not in self._wanted and name not in self.pinned:
                     self._wanted[value] = name
 
     # ---- names ---------------------------------------------------------------------------------------------------
@@ -205,6 +207,13 @@ class GraphWriter:
         for value, name in zip(node.results, [made] if isinstance(made, str) else made):
             self.define(value, name)
 
+    def takes(self, op: str, dtype: DType) -> bool:
+        """True when the first operand of an ONNX operator may have this element type."""
+        from onnx import defs
+
+        allowed = defs.get_schema(op, max(self.opset, OPSET), "").inputs[0].types
+        return f"tensor({onnx_type_name(dtype)})" in allowed
+
     def _check_dtypes(self, node: Node, first: int) -> None:
         """Operators of ONNX take fewer element types than ops of dhc.
 
@@ -275,6 +284,8 @@ class GraphWriter:
     def write_outputs(self, names: Sequence[str]) -> None:
         """Declares the outputs, each under its own name and defined in this graph."""
         produced = {o for node in self.proto.node for o in node.output}
+        if self.parent is None:
+            produced.update(v.name for v in self.graph.inputs)  # an input may be returned as it is
         taken: set[str] = set()
         for value, name in zip(self.graph.outputs, names):
             current = self.values[value]

@@ -60,6 +60,5 @@ def compress(n: NodeContext) -> Value:
 
 @onnx_op("NonZero")
 def nonzero(n: NodeContext) -> Value:
-    """Indices of the elements that are not 0."""
-    x = n.value(0)
-    return n.b.nonzero(x if x.type.rank else n.b.reshape(x, shape=(1,)))
+    """Indices of the elements that are not 0; a scalar has none, so its result has no rows."""
+    return n.b.nonzero(n.value(0))
