@@ -94,16 +94,79 @@ def _scale_and_shift(b: Builder, node: Node) -> Rewritten:
     return None
 
 
+@rule("batch_norm_into_scale", "batch_norm")
+def _batch_norm_alone(b: Builder, node: Node) -> Rewritten:
+    """What no convolution takes is one scale and one shift."""
+    x = node.operands[0]
+    parameters = [_array(v) for v in node.operands[1:5]]
+    if any(p is None for p in parameters) or not x.dtype.is_float or x.type.rank < 2:
+        return None
+    scale, bias, mean, variance = (p.astype(np.float64) for p in parameters if p is not None)
+    with np.errstate(all="ignore"):
+        factor = scale / np.sqrt(variance + node.attrs["epsilon"])
+    shape = (-1, *(1,) * (x.type.rank - 2))
+    return _scale_shift(b, x, factor.reshape(shape), (bias - mean * factor).reshape(shape))
+
+
+def _scale_shift(b: Builder, x: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
+    with np.errstate(all="ignore"):
+        if np.any(scale != 1):
+            x = b.mul(x, b.constant(scale.astype(x.dtype.numpy), x.dtype))
+        if np.any(shift != 0):
+            x = b.add(x, b.constant(shift.astype(x.dtype.numpy), x.dtype))
+    return x
+
+
+def _step(node: Node) -> tuple[Value, np.ndarray, bool] | None:
+    """The operand, the constant and its place of an addition, subtraction or product with a constant."""
+    if node.op.name not in ("add", "sub", "mul") or not node.result.dtype.is_float:
+        return None
+    for index in (0,) if node.op.name == "sub" else (0, 1):
+        array = _array(node.operands[1 - index])
+        if array is not None and node.operands[index].type == node.result.type:
+            return node.operands[index], array.astype(np.float64), node.op.name == "mul"
+    return None
+
+
+@rule("merge_scales_and_shifts", "add", "mul", "sub")
+def _merge_chain(b: Builder, node: Node) -> Rewritten:
+    """A chain of additions and products with constants is one scale and one shift."""
+    last = node.result.users
+    if len(node.result.uses) == 1 and len(last) == 1 and _step(last[0]) is not None:
+        return None  # the last node of the chain merges all
+    scale, shift = np.ones(()), np.zeros(())
+    largest, length = 1, 0
+    current: Node | None = node
+    value = node.result
+    while current is not None and (found := _step(current)) is not None and (length == 0 or len(value.uses) == 1):
+        source, array, product = found
+        with np.errstate(all="ignore"):
+            # The steps so far come after this one: y = scale * step(x) + shift.
+            if product:
+                scale = scale * array
+            else:
+                shift = shift + scale * (array if current.op.name == "add" else -array)
+        largest, length, value = max(largest, array.size), length + 1, source
+        current = source.producer
+    wanted = int(bool(np.any(scale != 1))) + int(bool(np.any(shift != 0)))
+    if wanted >= length or max(scale.size, shift.size) > largest:
+        return None
+    if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift)) and np.all(scale != 0)):
+        return None  # 0 * inf and the like are to come out as they did
+    return _scale_shift(b, value, scale, shift)
+
+
 @register_pass
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
     """Folds batch norms and per-channel scales and shifts with constant numbers into the convolution before them.
 
-    The product is formed in f64 and rounded once; results change by rounding only.
+    Where there is none, a batch norm is one scale and one shift, and chains of these merge. Products are formed in f64
+    and rounded once; results change by rounding only.
     """
 
     name: ClassVar[str] = "fold_batch_norm"
 
     def run(self, graph: Graph) -> PassResult:
         """Rewrites the graph and nested graphs."""
-        return apply_rules(graph, [_batch_norm, _scale_and_shift])
+        return apply_rules(graph, [_batch_norm, _scale_and_shift, _batch_norm_alone, _merge_chain])

@@ -139,7 +139,9 @@ class Fuse(Pass):
 
     def _may_repeat(self, producer: Node, value: Value, anchor: Node) -> bool:
         """Overlapping windows read an element several times: what joins before them is computed each time."""
-        domain = anchor.op.kind.spec(Call.of(anchor)).domain if isinstance(anchor.op.kind, Reduce) else ()
+        if not isinstance(anchor.op.kind, Reduce) or anchor.op.kind.role != "window":
+            return True
+        domain = anchor.op.kind.spec(Call.of(anchor)).domain
         reads = _typical(anchor.results[0].type.numel) * _typical(product(domain))
         elements = _typical(value.type.numel)
         if reads <= elements:
