@@ -13,9 +13,7 @@ Shapes = Mapping[str, Sequence[Union[int, str]]]
 Values = Mapping[str, Any]
 
 
-def load_onnx(
-    model: str | PathLike[str] | bytes, shapes: Shapes | None = None, values: Values | None = None
-) -> Graph:
+def load_onnx(model: str | PathLike[str] | bytes, shapes: Shapes | None = None, values: Values | None = None) -> Graph:
     """Reads an ONNX model.
 
     Args:

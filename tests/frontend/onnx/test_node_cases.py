@@ -30,5 +30,13 @@ def test_every_operator_with_a_handler_is_covered() -> None:
     cases = node_cases()
     covered = {n.op_type for name in passing_names() if name in cases for n in cases[name].model.graph.node}
     # Their results are random, or the package has no case for them (see test_operators.py).
-    exempt = {"Bernoulli", "GlobalLpPool", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scatter"}
+    exempt = {
+        "Bernoulli",
+        "GlobalLpPool",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Scatter",
+    }
     assert sorted(set(known_operators()) - covered - exempt) == []
