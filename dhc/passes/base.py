@@ -81,6 +81,7 @@ class Pass:
 
 
 _PASSES: dict[str, type[Pass]] = {}
+_LOADED: set[str] = set()  # entry points that were tried: a module registers its passes once
 _BUILTIN = ("canonicalize", "cse", "dce", "decompose", "fold", "fold_batch_norm", "fuse", "memory", "sink")
 
 PassType = TypeVar("PassType", bound=type[Pass])
@@ -110,8 +111,17 @@ def _load() -> None:
     for name in _BUILTIN:
         import_module(f"dhc.passes.{name}")
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name not in _PASSES:
+        if entry.name in _PASSES or entry.value in _LOADED:
+            continue
+        _LOADED.add(entry.value)
+        try:
             entry.load()
+        except Exception as error:  # whatever an installed package does wrong, the user learns which one it is
+            source = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value
+            raise UsageError(
+                f"the pass {entry.name!r} of the installed package {source} cannot be loaded: {error}",
+                hint="update or remove that package",
+            ) from error
 
 
 def find_pass(name: str) -> type[Pass]:
