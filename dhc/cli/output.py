@@ -7,7 +7,10 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from dhc_runtime.errors import UsageError
 
 _UNITS = (("GiB", 30), ("MiB", 20), ("KiB", 10))
 
@@ -59,6 +62,20 @@ def format_shape(shape: Sequence[Any]) -> str:
     return f"[{', '.join(str(d) for d in shape)}]"
 
 
+def require_folder(path: Path | None) -> None:
+    """Refuses a file whose folder does not exist: better now than after the work.
+
+    Raises:
+        UsageError: there is no such folder, or the path is one itself.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{str(path)!r} is a folder", hint="name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {str(path.parent)!r}", hint=f"mkdir -p {path.parent}")
+
+
 class Output:
     """Prints the answer of one command.
 
@@ -77,9 +94,14 @@ class Output:
         if self._console_ is None:
             from rich.console import Console
 
+            class Printer(Console):
+                def on_broken_pipe(self) -> None:
+                    # Rich would end the process with status 1; `main` ends it quietly.
+                    raise BrokenPipeError
+
             # A pipe has no width: wide enough that no cell of a table is folded.
             width = None if self._stream.isatty() else 240
-            self._console_ = Console(file=self._stream, width=width, markup=False, highlight=False, emoji=False)
+            self._console_ = Printer(file=self._stream, width=width, markup=False, highlight=False, emoji=False)
         return self._console_
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -88,18 +110,20 @@ class Output:
             self._console.print(text, style=style or None, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-        """A table for people; columns whose title starts with ``>`` are aligned to the right."""
+        """A table for people; columns titled ``>...`` are aligned to the right, empty columns left out."""
         if self.as_json or not rows:
             return
         from rich import box
         from rich.table import Table
 
+        texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        kept = [i for i, column in enumerate(columns) if any(row[i] for row in texts)]
         table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
-        for column in columns:
+        for column in (columns[i] for i in kept):
             right = column.startswith(">")
             table.add_column(column[1:] if right else column, justify="right" if right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
+        for row in texts:
+            table.add_row(*(row[i] for i in kept))
         self._console.print(table)
 
     def fields(self, pairs: Sequence[tuple[str, Any]]) -> None:

@@ -71,9 +71,7 @@ def _gray(picture: Picture) -> Array:
 
 def _window(picture: Picture) -> Array:
     if picture.window is None:
-        raise UsageError(
-            "preprocessing 'window' needs a window, which this file does not name", hint="use --pre minmax"
-        )
+        raise UsageError("preprocessing 'window' needs a window, which the file does not name", hint="use --pre minmax")
     low, high = picture.window
     return np.clip((picture.values - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
 
@@ -90,16 +88,16 @@ class Preprocessing:
 PREPROCESSING = {
     p.name: p
     for p in (
-        Preprocessing("none", "the values of the file: 0..255 for 8 bits, modality units (HU) for DICOM", lambda p: p.values),
+        Preprocessing("none", "values of the file: 0..255 for 8 bits, HU for DICOM", lambda p: p.values),
         Preprocessing("unit", "0..1: divided by the largest value of the pixel type", _unit),
         Preprocessing("minmax", "0..1: from the smallest to the largest value of this image", _minmax),
         Preprocessing("peak", "divided by the largest value of this image", _peak),
         Preprocessing("standard", "mean 0 and deviation 1 over this image", _standard),
         Preprocessing("centered", "-1..1: unit, then (v - 0.5) / 0.5", lambda p: _unit(p) * 2 - 1),
         Preprocessing("centered127", "(v - 127) / 128 of 8-bit values", lambda p: (_unit(p) * 255 - 127) / 128),
-        Preprocessing("imagenet", "unit, then ImageNet's mean and deviation of each channel (their means for grey)", _imagenet),
+        Preprocessing("imagenet", "unit, then ImageNet's mean and deviation by channel (averaged for grey)", _imagenet),
         Preprocessing("gray", "unit, then luma in every channel", _gray),
-        Preprocessing("inverted", "1 - unit, for networks that want bright strokes on dark paper", lambda p: 1 - _unit(p)),
+        Preprocessing("inverted", "1 - unit: dark strokes on bright paper become bright ones", lambda p: 1 - _unit(p)),
         Preprocessing("bgr", "unit with the channels in the order blue, green, red", lambda p: _unit(p)[::-1]),
         Preprocessing("window", "0..1 over the window that the DICOM file names, clipped", _window),
     )

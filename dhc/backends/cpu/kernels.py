@@ -87,10 +87,10 @@ class KernelSet:
 
     def write_sources(self, folder: Path) -> None:
         """Writes readable sources: Numba Python for loop kernels, LLVM IR for contractions."""
-        from dhc.backends.loop.numba_source import print_kernel
+        from dhc.backends.loop.numba_source import print_numba
 
         folder.mkdir(parents=True, exist_ok=True)
         for name, code in self._contractions.items():
             write_bytes(folder / f"{name}.ll", code.ir.encode())
         for name, kernel in self._loops.items():
-            write_bytes(folder / f"{name}.py", print_kernel(kernel).encode())
+            write_bytes(folder / f"{name}.py", print_numba(kernel).encode())

@@ -25,9 +25,7 @@ def bench(
     warmup: Annotated[int, typer.Option("--warmup", min=0, max=1000, help="Runs before measuring.")] = 5,
     against: Annotated[
         str | None,
-        typer.Option(
-            "--against", help="onnxruntime or none. Default: onnxruntime where it is installed (ONNX models)."
-        ),
+        typer.Option("--against", help="onnxruntime or none. Default: onnxruntime where it is installed."),
     ] = None,
     inputs: Inputs = [],  # noqa: B006
     pre: Preprocessing = "none",

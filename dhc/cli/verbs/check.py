@@ -22,9 +22,7 @@ def check(
     model: Model,
     target: Annotated[str, typer.Option("--target", "--targets", help="Device to ask.")] = "cpu",
     shape: Shapes = [],  # noqa: B006 - Typer reads the default and never changes it
-    explain: Annotated[
-        bool, typer.Option("--explain", help="List rewrites that almost applied, with reasons.")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="List rewrites that almost applied.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dhc.cli.difference import Difference, Tolerance, difference
 from dhc.cli.engine import OnnxRuntime, graph_inputs, has_onnxruntime
 from dhc.cli.models import ONNX, kind_of, open_graph, shape_words
 from dhc.cli.options import AsJson, Debug, Inputs, Model, Preprocessing, Shapes, Threads
@@ -17,6 +16,7 @@ from dhc.cli.output import Output, Progress
 from dhc.errors import DhcError, UsageError
 
 if TYPE_CHECKING:
+    from dhc.cli.difference import Difference, Tolerance
     from dhc.ir.graph import Graph, Node
 
 _SHOWN = 20
@@ -40,9 +40,7 @@ def compare(
     reduce: Annotated[
         Path | None, typer.Option("--reduce", metavar="DIR", help="Write the smallest failing part to this folder.")
     ] = None,
-    rtol: Annotated[
-        float, typer.Option("--rtol", min=0, help="Allowed difference relative to the largest value.")
-    ] = 1e-4,
+    rtol: Annotated[float, typer.Option("--rtol", min=0, help="Allowed difference, relative to the largest.")] = 1e-4,
     atol: Annotated[float, typer.Option("--atol", min=0, help="Allowed absolute difference.")] = 1e-6,
     outputs_only: Annotated[bool, typer.Option("--outputs-only", help="Do not look at intermediate tensors.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random inputs.")] = 0,
@@ -50,6 +48,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare two backends tensor by tensor and name the first node that differs."""
+    from dhc.cli.difference import Tolerance
     from dhc.cli.feeds import collect_inputs
     from dhc.cli.samples import assumed_sizes, random_inputs
     from dhc.cli.shapes import parse_shapes
@@ -129,6 +128,8 @@ def _differences(
     Outputs are compared as users get them: from the graph compiled as it is. Intermediate tensors need a graph that
     returns them, in which less can be fused.
     """
+    from dhc.cli.difference import difference
+
     progress(f"running {backend}")
     mine = run_engine(backend, graph, feeds, threads)
     places = {name: str(value.location) for name, value in zip(graph.output_names, graph.outputs)}
@@ -152,9 +153,7 @@ def _differences(
             found.append(difference(name, str(node.location), inner[name], right[name], tolerance))
         elif name in right:
             found.append(difference(name, places[name], mine[name], right[name], tolerance))
-    passed = [
-        n for n in graph.output_names if n not in makers and n in right
-    ]  # inputs and constants returned as they are
+    passed = [n for n in graph.output_names if n not in makers and n in right]
     return found + [difference(n, places[n], mine[n], right[n], tolerance) for n in passed]
 
 
@@ -206,6 +205,7 @@ def _reduce(
 
     from dhc_runtime.safe_write import write_bytes
 
+    from dhc.cli.difference import difference
     from dhc.cli.subgraph import smallest_failure, tapped
     from dhc.ir.interpreter import interpret
     from dhc.ir.text import print_graph

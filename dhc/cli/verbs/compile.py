@@ -13,7 +13,7 @@ import typer
 from dhc.cli.compiling import report_data, show_report
 from dhc.cli.models import graph_signature, open_graph
 from dhc.cli.options import AsJson, Cpu, Debug, Model, NoCache, PrintAfter, Shapes, Threads, Verify
-from dhc.cli.output import Output
+from dhc.cli.output import Output, require_folder
 from dhc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def compile_model(
 
 def _target_path(model: str, output: Path | None) -> Path:
     if output is not None:
-        if output.is_dir():
-            raise UsageError(f"{str(output)!r} is a folder", hint=f"write -o {output / (Path(model).stem + '.dhc')}")
+        require_folder(output)
         return output
     if model == "-":
         raise UsageError("the artifact of a model from standard input needs a name", hint="write -o model.dhc")

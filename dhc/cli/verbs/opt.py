@@ -11,13 +11,13 @@ import typer
 
 from dhc.cli.models import open_graph
 from dhc.cli.options import AsJson, Debug, Model, PrintAfter, Shapes, Verify
-from dhc.cli.output import Output, format_seconds
+from dhc.cli.output import Output, format_seconds, require_folder
 from dhc.cli.verbs.compile import pass_printer
 from dhc.errors import UsageError
 
 if TYPE_CHECKING:
     from dhc.ir.graph import Graph
-    from dhc.passes.base import Pass, PassRecord
+    from dhc.passes.base import PassRecord
 
 
 def opt(
@@ -48,15 +48,16 @@ def opt(
     """Run passes on IR text or a model and print the result."""
     from dhc.ir.text import print_graph
     from dhc.ir.text.printer import MODES
-    from dhc.passes.base import run_passes
+    from dhc.passes.base import parse_passes, run_passes
 
     out = Output(as_json, notes=output is None)
+    require_folder(output)
     if passes == "list":
         _list_passes(as_json)
         return
     if constants not in MODES:
         raise UsageError(f"--constants {constants} is not one of {', '.join(MODES)}")
-    sequence = parse_sequence(passes)
+    sequence = parse_passes(passes)
     printer = pass_printer(print_after)
     graph = open_graph(model, shape)
     start = time.perf_counter()
@@ -81,14 +82,6 @@ def opt(
     # On a terminal the hint would stand between the text and the prompt: useful there, noise in a pipe.
     if output is not None or as_json or sys.stderr.isatty():
         out.end(data, f"dhc compile {output or model} -o model.dhc")
-
-
-def parse_sequence(text: str) -> list[Pass]:
-    """Passes of ``--passes``: a list, or the name of a sequence."""
-    from dhc.passes.base import parse_passes
-    from dhc.passes.pipelines import PIPELINES
-
-    return PIPELINES[text]() if text in PIPELINES else parse_passes(text)
 
 
 def _write(graph: Graph, path: Path, constants: str, locations: bool) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dhc.cli.classes import read_labels, top_classes
 from dhc.cli.engine import open_session
 from dhc.cli.models import ARTIFACT, kind_of
 from dhc.cli.options import AsJson, Cpu, Debug, Inputs, NoCache, Preprocessing, Runnable, Shapes, Threads
-from dhc.cli.output import Output, format_seconds, format_shape
+from dhc.cli.output import Output, format_seconds, format_shape, require_folder
 from dhc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the outputs: .npy (one output) or .npz.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Show the largest values of class scores.")
-    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Show the largest class scores.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Names of the classes, one a line.")] = None,
     shape: Shapes = [],  # noqa: B006
     threads: Threads = None,
@@ -58,6 +55,8 @@ def run(
     find_preprocessing(pre)
     if output is not None and output.suffix.lower() not in (".npy", ".npz"):
         raise UsageError(f"outputs are written as .npy or .npz, not {output.suffix or 'without a suffix'!r}")
+    require_folder(output)
+    require_folder(trace)
     profile = profile or trace is not None
     with out.progress() as progress:
         opened = open_session(file, progress, shape, threads, cpu, not no_cache)
@@ -120,6 +119,8 @@ def _show_tensors(out: Output, data: dict[str, Any]) -> None:
 
 
 def _show_top(out: Output, results: dict[str, Any], count: int, labels: Path | None) -> list[dict[str, Any]]:
+    from dhc.cli.classes import read_labels, top_classes
+
     names = None if labels is None else read_labels(labels)
     found = top_classes(results, count, names)
     several = len({entry["image"] for entry in found}) > 1

@@ -1,0 +1,160 @@
+"""`check` and `compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dhc_runtime
+
+from tests.cli.conftest import Command
+
+
+def test_check_shows_every_op(dhc: Command, classifier: Path) -> None:
+    answer = dhc("check", classifier)
+    assert answer.status == 0
+    for word in ("relu", "matmul", "image: f32[N, 3, 8, 8]", "scores: f32[N, 3]", "takes every op"):
+        assert word in answer.out
+    assert answer.out.strip().splitlines()[-1].startswith("next: dhc compile ")
+
+
+def test_check_json_counts_work(dhc: Command, classifier: Path) -> None:
+    data = dhc("check", classifier, "--json", "--shape", "2x3x8x8").data
+    assert data["supported"] is True
+    assert data["inputs"] == [{"name": "image", "dtype": "f32", "shape": [2, 3, 8, 8]}]
+    rows = {row["op"]: row for row in data["ops"]}
+    assert rows["matmul"]["count"] == 1 and rows["matmul"]["device"] == "cpu"
+    # 2 images x 3 classes x 3 products and sums
+    assert rows["matmul"]["flops"] == 2 * 2 * 3 * 3
+    assert data["flops"] == sum(row["flops"] for row in rows.values())
+
+
+def test_check_lists_all_unknown_operators(dhc: Command, foreign: Path) -> None:
+    answer = dhc("check", foreign)
+    assert answer.status == 4
+    assert "Frobnicate" in answer.out and "Sofmax" in answer.out and "Softmax" in answer.out
+    data = dhc("check", foreign, "--json").data
+    assert data["supported"] is False and len(data["unsupported"]) == 2
+
+
+def test_check_names_what_a_target_refuses(dhc: Command, classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dhc.backends.cpu.backend import CpuBackend
+    from dhc.ir.op import Limitation
+
+    supports = CpuBackend.supports
+    monkeypatch.setattr(
+        CpuBackend, "supports", lambda self, n: Limitation("too dull") if n.op.name == "relu" else supports(self, n)
+    )
+    answer = dhc("check", classifier)
+    assert answer.status == 4
+    assert "not supported: relu at Relu node 'relu' of classifier.onnx: too dull" in answer.out
+    row = dhc("check", classifier, "--json").data["ops"][0]
+    assert row["op"] == "relu" and row["device"] == "" and row["reason"].startswith("too dull")
+
+
+def test_explain_lists_refused_rewrites(dhc: Command, classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dhc.passes.base import PassResult, Refusal
+    from dhc.passes.fuse import Fuse
+
+    refusal = Refusal("fuse", "node 'head'", "the moon is full")
+    monkeypatch.setattr(Fuse, "run", lambda self, graph: PassResult(refusals=[refusal]))
+    assert "the moon is full" in dhc("check", classifier, "--explain").out
+    assert "--explain says why" in dhc("check", classifier).out
+
+
+@pytest.mark.parametrize(
+    ("shape", "status", "said"),
+    [
+        ("image=1x3x8x8", 0, ""),
+        ("1x3x8x8", 0, ""),
+        ("1,3,8,8", 0, ""),
+        ("image=Mx3x8x8", 0, ""),
+        ("imag=1x3x8x8", 2, "did you mean 'image'"),
+        ("1x3x8x-8", 2, "neither a size nor a name"),
+        ("1x3x8x99999999999999999", 2, "too large"),
+        ("1x3", 3, "rank"),
+    ],
+)
+def test_shapes(dhc: Command, classifier: Path, shape: str, status: int, said: str) -> None:
+    answer = dhc("check", classifier, "--shape", shape)
+    assert answer.status == status, answer.err
+    assert said in answer.err
+
+
+def test_a_shape_without_a_name_needs_one_input(dhc: Command, adder: Path) -> None:
+    answer = dhc("check", adder, "--shape", "2x3")
+    assert answer.status == 2
+    assert "a, b" in answer.err and "--shape a=2x3" in answer.err
+
+
+def test_compile_writes_an_artifact_and_reports_stages(dhc: Command, classifier: Path) -> None:
+    answer = dhc("compile", classifier, "-o", "out.dhc", "--threads", 1, "--shape", "1x3x8x8", "--verify")
+    assert answer.status == 0, answer.err
+    for word in ("import", "passes", "lowering", "code", "packaging", "kernels", "artifact", "memory"):
+        assert word in answer.out
+    assert "next: dhc run out.dhc --input image=FILE" in answer.out
+    with dhc_runtime.load("out.dhc") as session:
+        assert session.inputs[0].shape == (1, 3, 8, 8)
+        assert session.threads == 1
+
+
+def test_compile_json_and_symbols(dhc: Command, classifier: Path) -> None:
+    data = dhc("compile", classifier, "--json").data
+    assert data["artifact"] == "classifier.dhc"
+    assert data["memory"] is None  # the batch is open
+    assert data["bytes"]["artifact"] == Path("classifier.dhc").stat().st_size
+    assert set(data["seconds"]) == {"import", "passes", "lowering", "code", "packaging", "writing"}
+    static = dhc("compile", classifier, "--json", "--shape", "4x3x8x8").data
+    assert static["memory"]["arena"] >= static["memory"]["lower_bound"] > 0
+
+
+def test_no_cache_compiles_every_kernel(dhc: Command, adder: Path) -> None:
+    dhc("compile", adder, "--json")
+    cached = dhc("compile", adder, "--json").data
+    fresh = dhc("compile", adder, "--json", "--no-cache").data
+    assert cached["compiled"] == 0 and cached["cached"] == cached["kernels"]
+    assert fresh["cached"] == 0 and fresh["compiled"] == fresh["kernels"]
+
+
+@pytest.mark.parametrize("words", [["--emit-kernels", "sources"], ["--emit", "kernels", "sources"]])
+def test_emitted_kernels_are_files(dhc: Command, classifier: Path, words: list[str]) -> None:
+    assert dhc("compile", classifier, *words).status == 0
+    assert {path.suffix for path in Path("sources").iterdir()} <= {".py", ".ll"}
+    assert len(list(Path("sources").iterdir())) >= 2
+
+
+def test_print_after_shows_the_graph_on_stderr(dhc: Command, classifier: Path) -> None:
+    answer = dhc("compile", classifier, "--print-after", "fuse")
+    assert answer.status == 0
+    assert answer.err.startswith("// after fuse") and "graph @net" in answer.err
+    assert "graph @net" not in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--target", "gpu"], 2, "no target 'gpu'"),
+        (["--cpu", "x86-64-v9"], 2, "x86-64-v4"),
+        (["-o", "no/such/folder/x.dhc"], 2, "no folder"),
+        (["--emit", "stars", "there"], 2, "kernels"),
+        (["--print-after", "fuze"], 2, "did you mean"),
+    ],
+)
+def test_compile_errors(dhc: Command, classifier: Path, words: list[str], status: int, said: str) -> None:
+    answer = dhc("compile", classifier, *words)
+    assert answer.status == status
+    assert said in answer.err
+    assert list(Path().iterdir()) == []
+
+
+def test_compile_of_an_unsupported_model(dhc: Command, foreign: Path) -> None:
+    answer = dhc("compile", foreign)
+    assert answer.status == 4
+    assert "Frobnicate" in answer.err and "Sofmax" in answer.err
+
+
+def test_compile_of_something_else(dhc: Command, artifact: Path) -> None:
+    Path("noise.onnx").write_bytes(b"\xff\xfe" * 100)
+    assert dhc("compile", "noise.onnx").status == 3
+    assert dhc("compile", artifact).status == 2

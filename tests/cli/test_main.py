@@ -1,0 +1,153 @@
+"""The frame of the command line: help, version, statuses, errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dhc import __version__
+from dhc.cli.failures import EXIT_CODES, report_failure
+from dhc.cli.main import VERBS
+from dhc.errors import DhcError
+from tests.cli.conftest import Command
+
+ALL_ERRORS = [cls for cls in vars(__import__("dhc.errors", fromlist=["x"])).values() if isinstance(cls, type)]
+
+
+def test_help_names_every_verb_and_exit_code(dhc: Command) -> None:
+    answer = dhc("--help")
+    assert answer.status == 0
+    for verb in VERBS:
+        assert f" {verb} " in answer.out
+        assert dhc(verb, "--help").status == 0
+    for meaning in EXIT_CODES.values():
+        assert meaning in answer.out
+
+
+def test_version(dhc: Command) -> None:
+    assert dhc("--version").out == f"dhc {__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib, io\nfrom dhc.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
+        "print([m for m in ('numpy', 'numba', 'llvmlite', 'onnx', 'PIL', 'networkx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["chek", "x"], "check"),
+        (["check"], "MODEL"),
+        (["check", "x.onnx", "--explian"], "--explain"),
+        (["run", "x.dhc", "--threads", "zero"], "--threads"),
+    ],
+)
+def test_wrong_words_are_usage_errors_in_one_line(dhc: Command, words: list[str], said: str) -> None:
+    answer = dhc(*words)
+    assert answer.status == 2
+    assert answer.out == ""
+    assert answer.err.startswith("error: ") and said in answer.err and "--help" in answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_missing_file_suggests_a_close_name(dhc: Command) -> None:
+    Path("model.onnx").write_bytes(b"x")
+    answer = dhc("check", "modle.onnx")
+    assert answer.status == 2
+    assert "did you mean model.onnx?" in answer.err
+
+
+def test_json_errors_are_json(dhc: Command) -> None:
+    answer = dhc("check", "absent.onnx", "--json")
+    assert answer.status == 2
+    error = answer.data["error"]
+    assert error["kind"] == "UsageError" and error["exit_code"] == 2 and "absent.onnx" in error["message"]
+    assert answer.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("doctor", "demo")])
+def test_every_verb_reports_a_missing_file(dhc: Command, verb: str) -> None:
+    assert dhc(verb, "absent.onnx").status == 2
+
+
+@pytest.mark.parametrize("cls", [c for c in ALL_ERRORS if issubclass(c, DhcError)], ids=lambda c: c.__name__)
+def test_every_error_class_has_a_documented_status(cls: type[DhcError], capsys: pytest.CaptureFixture[str]) -> None:
+    error = cls("a", "b") if cls.__name__ == "MissingExtraError" else cls("something")
+    assert report_failure(error, as_json=False, debug=False) in EXIT_CODES
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and "Traceback" not in captured.err
+
+
+def test_debug_shows_the_traceback(dhc: Command) -> None:
+    assert "Traceback" not in dhc("check", "absent.onnx").err
+    assert "Traceback" in dhc("check", "absent.onnx", "--debug").err
+
+
+def test_a_defect_is_one_paragraph(dhc: Command, monkeypatch: pytest.MonkeyPatch, classifier: Path) -> None:
+    import dhc.cli.verbs.check as check
+
+    def broken(*_: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(check, "support_rows", broken)
+    answer = dhc("check", classifier)
+    assert answer.status == 1
+    assert "Internal error, KeyError" in answer.err and "Traceback" not in answer.err
+
+
+def test_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
+    # `opt -` waits for standard input, which never comes: a moment that lasts until the interrupt.
+    command = [sys.executable, "-m", "dhc.cli", "opt", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        _wait_until_it_reads(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        out, err = process.communicate()
+    assert err == b"interrupted\n"
+    assert out == b""
+
+
+def _wait_until_it_reads(pid: int) -> None:
+    """Until the process sleeps in a read of its standard input (Linux tells; elsewhere a while is waited)."""
+    status = Path(f"/proc/{pid}/syscall")
+    for _ in range(600):
+        time.sleep(0.1)
+        try:
+            words = status.read_text().split()
+        except OSError:
+            time.sleep(5)
+            return
+        if len(words) > 1 and words[0] == "0" and int(words[1], 16) == 0:
+            return
+
+
+def test_a_reader_that_leaves_is_no_error(classifier: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "dhc.cli", "inspect", str(classifier)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+def test_completion_offers_the_verbs() -> None:
+    environment = {**os.environ, "_DHC_COMPLETE": "complete_bash", "COMP_WORDS": "dhc co", "COMP_CWORD": "1"}
+    script = "import sys; sys.argv = ['dhc']; from dhc.cli.main import main; sys.exit(main([]))"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"compile", "compare"}
