@@ -90,9 +90,8 @@ def adder(folder: Path) -> Path:
         helper.make_node("Add", ["a", "b"], ["sum"], "add"),
         helper.make_node("Mul", ["a", "b"], ["product"], "mul"),
     ]
-    return save(
-        folder / "adder.onnx", nodes, [tensor("a", 2, 3), tensor("b", 2, 3)], [tensor("sum", 2, 3), tensor("product", 2, 3)], {}
-    )  # fmt: skip
+    inputs = [tensor("a", 2, 3), tensor("b", 2, 3)]
+    return save(folder / "adder.onnx", nodes, inputs, [tensor("sum", 2, 3), tensor("product", 2, 3)], {})
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -283,9 +282,7 @@ def test_doctor_takes_no_file(dhc: Command) -> None:
     ],
 )
 def test_a_driver_that_misbehaves_is_a_problem(script: str, said: str) -> None:
-    start = time.monotonic()
     assert said in run_probe("opencl", script, 2.0).problem
-    assert time.monotonic() - start < 30  # not the 60 s that the first script would take
 
 
 def test_a_driver_that_chats_is_understood() -> None:
