@@ -151,3 +151,15 @@ def test_completion_offers_the_verbs() -> None:
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == {"compile", "compare"}
+
+
+def test_the_page_shows_codes_and_preprocessing(repository: Path) -> None:
+    from dhc.cli.preprocessing import PREPROCESSING
+
+    page = (repository / "docs" / "cli.md").read_text(encoding="utf-8")
+    for code, meaning in EXIT_CODES.items():
+        assert f"| {code} | {meaning} |" in page
+    for name in PREPROCESSING:
+        assert f"| `{name}` |" in page
+    for verb in VERBS:
+        assert f"\n## {verb}\n" in page
