@@ -17,7 +17,7 @@ from onnx.backend.base import Backend, BackendRep
 from dhc_runtime.errors import UsageError
 
 from dhc.frontend.onnx import load_onnx
-from dhc.frontend.onnx.context import NeedsValue
+from dhc.frontend.onnx.context import NeedsValueError
 from dhc.frontend.onnx.tensors import to_array
 
 DEVICES = {"CPU": "cpu", "REFERENCE": "reference"}
@@ -66,7 +66,7 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
             try:
                 graph = load_onnx(self._data, values=fixed)
                 break
-            except NeedsValue as error:
+            except NeedsValueError as error:
                 missing = [n for n in error.inputs if n not in fixed and n in given]
                 if not missing:
                     raise

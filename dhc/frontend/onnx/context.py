@@ -39,7 +39,7 @@ class Known:
     @property
     def is_static(self) -> bool:
         """True when no element is symbolic."""
-        return not any(isinstance(d, SymExpr) for d in self.array.flat)
+        return all(isinstance(d, (int, np.integer, np.bool_)) for d in self.array.flat)
 
     def numpy(self) -> np.ndarray:
         """The elements as an ordinary array (static only)."""
@@ -83,7 +83,7 @@ _KINDS = {float: 1, int: 2, str: 3}
 """Type of an attribute's default -> AttributeProto.AttributeType."""
 
 
-class NeedsValue(UnsupportedError):
+class NeedsValueError(UnsupportedError):
     """An operand decides the structure of the graph, but depends on inputs.
 
     Attributes:
@@ -164,10 +164,23 @@ class NodeContext:
             return made
         if found.is_static:
             return self.b.constant(found.numpy(), found.dtype, name=name)
+        if any(not isinstance(d, (int, SymExpr)) for d in found.array.flat):
+            return self._scaled_sizes(found)
         made = self.b.dims(values=tuple(found.array.reshape(-1)))
         if found.array.ndim != 1:
             made = self.b.reshape(made, shape=found.array.shape)
         return made if found.dtype == i64 else self.b.cast(made, dtype=found.dtype)
+
+    def _scaled_sizes(self, found: Known) -> Value:
+        """Sizes times fractions that are used as numbers after all."""
+        whole = np.empty(found.array.shape, object)
+        factors = np.ones(found.array.shape)
+        for index in np.ndindex(whole.shape):
+            entry = found.array[index]
+            whole[index] = getattr(entry, "dim", entry)
+            factors[index] = float(getattr(entry, "factor", 1))
+        sizes = self.materialize(Known(whole, found.dtype))
+        return self.b.mul(sizes, self.b.constant(factors, found.dtype))
 
     def const(self, index: int) -> np.ndarray | None:
         """Input `index` as an array when it is known at import, else None."""
@@ -182,7 +195,7 @@ class NodeContext:
         """Input `index`, which must be known at import.
 
         Raises:
-            NeedsValue: it depends on the inputs of the model.
+            NeedsValueError: it depends on the inputs of the model.
         """
         array = self.const(index)
         if array is None:
@@ -193,7 +206,7 @@ class NodeContext:
         """Refuses an operand that is not known when the model is imported.
 
         Raises:
-            NeedsValue: always; it names the inputs of the model behind the operand.
+            NeedsValueError: always; it names the inputs of the model behind the operand.
         """
         found = self.raw(index)
         self._refuse(message, inputs_behind(found, self.scope) if isinstance(found, Value) else [])
@@ -202,7 +215,7 @@ class NodeContext:
         """Refuses sizes that are not known when the model is imported.
 
         Raises:
-            NeedsValue: always; it names the inputs of the model whose values give the sizes.
+            NeedsValueError: always; it names the inputs of the model whose values give the sizes.
         """
         wanted = {name for dim in dims for name in symbols.free_symbols(dim)}
         found: set[str] = set()
@@ -215,7 +228,7 @@ class NodeContext:
         hint = "fix the shapes of the inputs, or make it a constant"
         if inputs:
             hint += f", or fix the inputs {inputs} to values"
-        error = NeedsValue(f"{self.proto.op_type}: {message}", where=str(self.location), hint=hint)
+        error = NeedsValueError(f"{self.proto.op_type}: {message}", where=str(self.location), hint=hint)
         error.inputs = tuple(inputs)
         raise error
 

@@ -123,6 +123,7 @@ def _external_bytes(tensor: Any, folder: Path | None, needed: int) -> bytes | np
 
 
 def _typed_field(tensor: Any, dtype: DType, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    kind: type[np.generic]
     if dtype in (dtypes.f32, dtypes.c64):
         field, kind = tensor.float_data, np.float32
     elif dtype in (dtypes.f64, dtypes.c128):

@@ -71,7 +71,7 @@ def import_case(case: Any, arrays: list[Any]) -> tuple[Any, list[str]]:
     ONNX gives axes, scales and the like as inputs of the graph; they decide its structure and must be known.
     """
     from dhc.frontend.onnx import load_onnx
-    from dhc.frontend.onnx.context import NeedsValue
+    from dhc.frontend.onnx.context import NeedsValueError
 
     data = case.model.SerializeToString()
     by_name = {info.name: array for info, array in zip(case.model.graph.input, arrays)}
@@ -79,7 +79,7 @@ def import_case(case: Any, arrays: list[Any]) -> tuple[Any, list[str]]:
     while True:
         try:
             return load_onnx(data, values=fixed), sorted(fixed)
-        except NeedsValue as error:
+        except NeedsValueError as error:
             missing = [name for name in error.inputs if name not in fixed]
             if not missing:
                 raise

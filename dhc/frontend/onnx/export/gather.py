@@ -69,7 +69,7 @@ def one_hot(w: GraphWriter, node: Node) -> Any:
 def topk(w: GraphWriter, node: Node) -> Any:
     """TopK."""
     a = node.attrs
-    flags = {"largest": int(a["largest"]), "sorted": int(a["sorted"])}
+    flags: dict[str, Any] = {"largest": int(a["largest"]), "sorted": int(a["sorted"])}
     return w.node("TopK", [*w.operands(node), w.dim(a["k"])], outputs=2, axis=a["axis"], **flags)
 
 

@@ -44,7 +44,8 @@ def cut(w: GraphWriter, node: Node) -> Any:
     ]  # fmt: skip
     if not axes:
         return w.node("Identity", [x])
-    starts, ends = [], []
+    starts: list[Dim] = []
+    ends: list[Dim] = []
     for axis in axes:
         start, size, step = a["starts"][axis], a["sizes"][axis], a["steps"][axis]
         if size == 0:  # the start of nothing may lie anywhere

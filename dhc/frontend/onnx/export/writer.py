@@ -239,7 +239,7 @@ class GraphWriter:
             return exporter(self, node)
         if isinstance(node.op.kind, Composite):
             return self._export_parts(node)
-        self.unsupported("there is no ONNX operator for it")
+        return self.unsupported("there is no ONNX operator for it")
 
     def _export_parts(self, node: Node) -> list[str]:
         """Writes the parts of a composite that ONNX lacks as a whole."""

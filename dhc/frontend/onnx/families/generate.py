@@ -44,10 +44,11 @@ def constant_of_shape(n: NodeContext) -> Value | Known:
     number = fill.reshape(-1)[0]
     total = symbols.product(shape)
     if fill.dtype == np.int64 and isinstance(total, int) and total <= KNOWN_LIMIT and len(shape) <= 1:
-        array = np.empty(shape, object)
+        array: np.ndarray = np.empty(tuple(int(d) for d in shape), object)  # type: ignore[arg-type]
         array[...] = int(number)
         return Known(array)
-    return n.b.full(shape, number, fill.dtype)
+    dtype: Any = fill.dtype
+    return n.b.full(shape, number, dtype)
 
 
 @onnx_op("Range")

@@ -71,7 +71,7 @@ def ceil_extra(n: NodeContext, w: WindowAttributes, spatial: Shape) -> tuple[Dim
             low = w.low[axis]
             if isinstance(low, int) and (positions - 1) * stride >= size + low:
                 positions -= 1
-            extra.append(max((positions - 1) * stride - room, 0))  # type: ignore[operator]
+            extra.append(symbols.maximum((positions - 1) * stride - room, 0))
         else:
             # The last window starts at (positions - 1) * stride; it counts when that lies before size + low.
             inside = symbols.select(size + w.low[axis] - (positions - 1) * stride, 0, 1)
