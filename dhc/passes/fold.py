@@ -38,11 +38,12 @@ class Fold(Pass):
         self._fold(graph, self.budget, result)
         return result
 
-    def _fold(self, graph: Graph, left: int, result: PassResult) -> int:
+    def _fold(self, graph: Graph, left: int, result: PassResult, in_group: bool = False) -> int:
+        # A group is one kernel: constants of one element are its literals, larger ones could only be its operands.
         for node in graph:
             for region in node.regions:
-                left = self._fold(region, left, result)
-            if not _is_foldable(node):
+                left = self._fold(region, left, result, in_group or node.op.kind == Structural("group"))
+            if not _is_foldable(node) or (in_group and any(r.type.numel != 1 for r in node.results)):
                 continue
             needed = sum(int(r.type.nbytes) for r in node.results)
             freed = sum(int(v.type.nbytes) for v in node.operands if len(v.uses) == 1)
