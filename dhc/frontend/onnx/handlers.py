@@ -19,7 +19,7 @@ Handler = Callable[["NodeContext"], Any]
 _HANDLERS: dict[tuple[str, str], dict[int, Handler]] = {}
 
 FAMILIES = (
-    "activation", "contraction", "control", "elementwise", "gather", "generate", "normalization", "pooling",
+    "activation", "contraction", "control", "einsum", "elementwise", "gather", "generate", "normalization", "pooling",
     "quantization", "recurrent", "reduction", "resize", "shape", "sorting",
 )  # fmt: skip
 """Modules of `dhc.frontend.onnx.families`, one a family of operators."""

@@ -321,3 +321,51 @@ def test_global_lp_pool_against_numpy(p: int) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
     wanted = (np.abs(x) ** p).sum(axis=(2, 3), keepdims=True) ** (1 / p)
     np.testing.assert_allclose(load_onnx(data).evaluate(x)[0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk->ik", [(2, 3), (3, 4)]),
+        ("bij,bkj->bik", [(2, 3, 4), (2, 5, 4)]),
+        ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+        ("ii->i", [(3, 3)]),
+        ("iij->j", [(3, 3, 2)]),
+        ("i,j->ij", [(2,), (3,)]),
+        ("i,i->", [(4,), (4,)]),
+        ("...ij,...jk->...ik", [(2, 3, 4), (5, 2, 4, 6)]),
+        ("...i,i...->...", [(2, 3), (3, 2)]),
+        ("ij", [(2, 3)]),
+        ("ba", [(2, 3)]),
+        ("ab,bc", [(2, 3), (3, 4)]),
+        ("bhqd,bhkd->bhqk", [(1, 2, 3, 4), (1, 2, 5, 4)]),
+        ("i...->...", [(2, 3, 4)]),
+    ],
+)
+def test_einsum_against_numpy(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"x{i}": rng.standard_normal(shape).astype(np.float32) for i, shape in enumerate(shapes)}
+    made = helper.make_node("Einsum", list(arrays), ["y"], equation=equation)
+    data = model([made], [value(name, list(a.shape)) for name, a in arrays.items()], [value("y", None)])
+    wanted = np.einsum(equation, *arrays.values())
+    (result,) = load_onnx(data).evaluate(**arrays)
+    assert result.shape == wanted.shape
+    np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_einsum_with_symbolic_sizes() -> None:
+    made = helper.make_node("Einsum", ["a", "b"], ["y"], equation="bij,bjk->bik")
+    graph = load_onnx(model([made], [value("a", ["B", "I", "J"]), value("b", ["B", "J", 2])], [value("y", None)]))
+    for b, i, j in ((1, 2, 3), (4, 1, 2)):
+        x, y = np.ones((b, i, j), np.float32), np.ones((b, j, 2), np.float32)
+        np.testing.assert_array_equal(graph.evaluate(x, y)[0], np.full((b, i, 2), j, np.float32))
+
+
+def test_training_dropout_scales_what_it_keeps() -> None:
+    ratio = helper.make_tensor("r", FLOAT, [], [0.25])
+    training = helper.make_tensor("t", BOOL, [], [True])
+    outputs = [value("y", None), value("mask", None, BOOL)]
+    data = model([node("Dropout", "x r t", "y mask")], [value("x", [4000])], outputs, [ratio, training])
+    y, mask = load_onnx(data).evaluate(np.ones(4000, np.float32))
+    assert 0.7 < mask.mean() < 0.8
+    np.testing.assert_allclose(y, np.where(mask, 1 / 0.75, 0), rtol=1e-6)

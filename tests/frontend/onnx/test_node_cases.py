@@ -7,7 +7,7 @@ import pytest
 from dhc.frontend.onnx.handlers import known_operators
 from tests.frontend.onnx.node_cases import node_cases, passing_names, run_case
 
-FEWEST = 1560
+FEWEST = 1587
 """Cases in the list when it was last looked at: it may not shrink."""
 
 

@@ -167,9 +167,21 @@ def dropout(n: NodeContext) -> list[Value | None]:
         ratio = n.const(1) if n.has(1) else None
         nothing_dropped = ratio is not None and float(ratio.reshape(-1)[0]) == 0.0
         if (training is None or bool(training.reshape(-1)[0])) and not nothing_dropped:
-            n.unsupported("training mode is not supported when a model is imported", "export it for inference")
+            return _training_dropout(n, x, 0.5 if ratio is None else float(ratio.reshape(-1)[0]))
     mask_dtype = "bool" if n.opset >= 10 else x.dtype
     return [x, n.b.full(x.shape, 1, mask_dtype) if n.wants(1) else None]
+
+
+def _training_dropout(n: NodeContext, x: Value, ratio: float) -> list[Value | None]:
+    """Zeroes each element with the probability `ratio` and scales the others up."""
+    from dhc.frontend.onnx.families.generate import node_seed
+
+    if not 0.0 <= ratio < 1.0:
+        n.invalid(f"the ratio {ratio} is not within 0 and 1")
+    drawn = n.b.random_uniform(shape=x.shape, dtype="f32", seed=node_seed(n))
+    kept = n.b.ge(drawn, n.b.constant(ratio, "f32"))
+    scaled = n.b.mul(x, n.b.like(1.0 / (1.0 - ratio), x))
+    return [n.b.where(kept, scaled, n.b.like(0, x)), kept]
 
 
 @onnx_op("PRelu")

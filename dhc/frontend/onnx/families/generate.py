@@ -121,7 +121,7 @@ def eye_like(n: NodeContext) -> Value:
     return n.b.eye(shape=x.shape, dtype=dtype, k=n.attr("k", 0))
 
 
-def _seed(n: NodeContext) -> int:
+def node_seed(n: NodeContext) -> int:
     """ONNX gives the seed as a float; without one the node's name decides, so that a model always gives the same."""
     seed = n.attr("seed")
     if seed is not None:
@@ -134,9 +134,11 @@ def _seed(n: NodeContext) -> int:
 def _random(n: NodeContext, shape: Any, dtype: DType) -> Value:
     if n.proto.op_type.startswith("RandomNormal"):
         return n.b.random_normal(
-            shape=shape, dtype=dtype, mean=n.attr("mean", 0.0), std=n.attr("scale", 1.0), seed=_seed(n)
+            shape=shape, dtype=dtype, mean=n.attr("mean", 0.0), std=n.attr("scale", 1.0), seed=node_seed(n)
         )
-    return n.b.random_uniform(shape=shape, dtype=dtype, low=n.attr("low", 0.0), high=n.attr("high", 1.0), seed=_seed(n))
+    return n.b.random_uniform(
+        shape=shape, dtype=dtype, low=n.attr("low", 0.0), high=n.attr("high", 1.0), seed=node_seed(n)
+    )
 
 
 @onnx_op("RandomNormal", "RandomUniform")
@@ -159,5 +161,5 @@ def bernoulli(n: NodeContext) -> Value:
     p = n.value(0)
     code = n.attr("dtype")
     dtype = p.dtype if code is None else from_onnx_dtype(code, str(n.location))
-    drawn = n.b.random_uniform(shape=p.shape, dtype=f32, seed=_seed(n))
+    drawn = n.b.random_uniform(shape=p.shape, dtype=f32, seed=node_seed(n))
     return n.b.cast(n.b.lt(drawn, p if p.dtype == f32 else n.b.cast(p, dtype=f32)), dtype=dtype)

@@ -12,12 +12,27 @@ from dhc.ir.graph import Value
 
 @onnx_op("BatchNormalization")
 def batch_normalization(n: NodeContext) -> Any:
-    """Inference form."""
-    if n.attr("training_mode", 0) or any(n.wants(i) for i in range(1, 5)):
-        n.unsupported("training mode is not supported when a model is imported", "export it for inference")
+    """Inference form; in training mode the statistics are those of the batch, and running ones are results."""
     x, *parameters = (n.value(i) for i in range(5))
     parameters = [p if p.dtype == x.dtype else n.b.cast(p, dtype=x.dtype) for p in parameters]
-    return n.b.batch_norm(x, *parameters, epsilon=n.attr("epsilon", 1e-5))
+    epsilon = n.attr("epsilon", 1e-5)
+    if n.opset < 14 and any(n.wants(i) for i in range(1, 5)):
+        n.unsupported("training mode before opset 14 is not supported", "export it for inference")
+    if not n.attr("training_mode", 0):
+        return n.b.batch_norm(x, *parameters, epsilon=epsilon)
+    scale, bias, running_mean, running_var = parameters
+    b, axes = n.b, [axis for axis in range(x.type.rank) if axis != 1]
+    mean = b.reduce_mean(x, axes=axes)
+    column = b.reshape(mean, shape=tuple(d if axis == 1 else 1 for axis, d in enumerate(x.shape)))
+    centered = b.sub(x, column)
+    variance = b.reduce_mean(b.mul(centered, centered), axes=axes)
+    keep = n.attr("momentum", 0.9)
+
+    def updated(old: Value, new: Value) -> Value:
+        return b.add(b.mul(old, b.like(keep, old)), b.mul(new, b.like(1.0 - keep, new)))
+
+    y = b.batch_norm(x, scale, bias, mean, variance, epsilon=epsilon)
+    return [y, updated(running_mean, mean), updated(running_var, variance)]
 
 
 @onnx_op("InstanceNormalization")

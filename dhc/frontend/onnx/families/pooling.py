@@ -7,6 +7,7 @@ from typing import Any
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.families.windows import ceil_extra, window_attributes
 from dhc.frontend.onnx.handlers import onnx_op
+from dhc.ir import symbols
 from dhc.ir.graph import Value
 from dhc.ir.symbols import Dim
 
@@ -34,9 +35,50 @@ def max_pool(n: NodeContext) -> Any:
     x, attrs, _ = _window(n)
     if not n.wants(1):
         return n.b.call("max_pool", x, attrs=attrs)
-    if n.attr("storage_order", 0):
-        n.unsupported("column-major indices (storage_order = 1) are not supported")
-    return n.b.call("max_pool_indices", x, attrs=attrs)
+    y, indices = n.b.call("max_pool_indices", x, attrs=attrs)
+    return [y, _column_major(n, indices, x.shape) if n.attr("storage_order", 0) else indices]
+
+
+def _column_major(n: NodeContext, indices: Value, shape: tuple[Dim, ...]) -> Value:
+    """Flat row-major positions as column-major ones within each channel's image (``storage_order`` = 1)."""
+    b = n.b
+    spatial = shape[2:]
+    image = symbols.product(spatial)
+
+    def number(size: Dim) -> Value:
+        return b.reshape(b.dims(values=(size,)), shape=())
+
+    offset = b.mul(b.div(indices, number(image)), number(image))
+    rest = b.sub(indices, offset)
+    position = offset
+    for axis in range(len(spatial) - 1, -1, -1):
+        coordinate = b.mod(rest, number(spatial[axis]))
+        rest = b.div(rest, number(spatial[axis]))
+        position = b.add(position, b.mul(coordinate, number(symbols.product(spatial[:axis]))))
+    return position
+
+
+@onnx_op("MaxUnpool")
+def max_unpool(n: NodeContext) -> Value:
+    """Puts each element where its maximum was, zeros elsewhere."""
+    b, x = n.b, n.value(0)
+    kernel = n.require_attr("kernel_shape")
+    rank = len(kernel)
+    strides, pads = n.attr("strides") or [1] * rank, n.attr("pads") or [0] * (2 * rank)
+    usual = tuple(
+        (size - 1) * stride - pads[axis] - pads[axis + rank] + k
+        for axis, (size, stride, k) in enumerate(zip(x.shape[2:], strides, kernel))
+    )
+    shape = n.dims(2) if n.has(2) else (*x.shape[:2], *usual)
+    # Positions count within the usual shape; a larger one holds it in its first corner.
+    natural = (*x.shape[:2], *usual)
+    zeros = b.full((symbols.product(natural),), 0, x.dtype)
+    flat = [b.reshape(v, shape=(x.type.numel,)) for v in (n.value(1), x)]
+    made = b.reshape(b.scatter_elements(zeros, *flat, axis=0), shape=natural)
+    if shape == natural:
+        return made
+    extra = tuple(a - c for a, c in zip(shape, natural))
+    return b.pad(made, b.like(0, x), low=(0,) * len(shape), high=extra)
 
 
 @onnx_op("AveragePool")
