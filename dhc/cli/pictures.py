@@ -15,6 +15,7 @@ from dhc.cli.preprocessing import Array, Picture
 MAX_PIXELS = 1 << 27
 """Larger images are refused: decoded to float32 they would take 1.5 GiB."""
 _MAX_FILE = 1 << 30
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
@@ -97,6 +98,7 @@ def _read_dicom(path: Path, channels: int | None) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_inflated(path, pydicom)
             dataset = pydicom.dcmread(path)
             rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
             frames = int(dataset.get("NumberOfFrames", 1) or 1)
@@ -114,7 +116,37 @@ def _read_dicom(path: Path, channels: int | None) -> Picture:
     except Exception as error:  # pydicom and its decoders raise whatever a damaged file leads them to
         if "missing required dependencies" in str(error) or "plugins are missing" in str(error):
             raise MissingExtraError("imaging", "the compression of this DICOM file", path) from None
-        raise ModelError(f"the DICOM file cannot be decoded: {str(error).splitlines()[0][:200]}", path) from None
+        said = " ".join((str(error) or type(error).__name__).split())[:300]
+        raise ModelError(
+            f"the DICOM file cannot be decoded: {said}",
+            path,
+            "it is damaged, or no decoder here knows its compression",
+        ) from None
+
+
+def _check_inflated(path: Path, pydicom: Any) -> None:
+    """Refuses deflated files that unpack to more than an image may take: pydicom unpacks them whole.
+
+    Raises:
+        ResourceError: the file is such a one.
+    """
+    import zlib
+
+    with path.open("rb") as stream:
+        try:
+            pydicom.filereader.read_preamble(stream, False)
+            syntax = str(pydicom.filereader._read_file_meta_info(stream).get("TransferSyntaxUID", ""))
+        except pydicom.errors.InvalidDicomError:
+            return  # dcmread says what is wrong
+        if syntax != _DEFLATED:
+            return
+        unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while block := unpacker.unconsumed_tail or stream.read(1 << 20):
+            total += len(unpacker.decompress(block, 1 << 24))
+            if total > _MAX_FILE:
+                raise ResourceError("the deflated DICOM file unpacks to more than 1 GiB", _MAX_FILE, path)
+            if unpacker.eof:
+                return
 
 
 def _dicom_picture(dataset: Any, pixels: Any, channels: int | None) -> Picture:

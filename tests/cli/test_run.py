@@ -162,6 +162,19 @@ def test_dicom_sizes_are_checked_before_decoding(dhc: Command, artifact: Path) -
     assert dhc("run", artifact, "-i", "bomb.dcm").status == 8
 
 
+def test_deflated_dicom_bombs_are_refused(dhc: Command, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    import dhc.cli.pictures as pictures
+
+    dataset = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.add_new(0x00091001, "OB", bytes(4 << 20))
+    dataset.save_as("deflated.dcm")
+    assert dhc("run", artifact, "-i", "deflated.dcm").status == 0
+    monkeypatch.setattr(pictures, "_MAX_FILE", 2 << 20)
+    assert dhc("run", artifact, "-i", "deflated.dcm").status == 8
+
+
 def test_declared_sizes_of_arrays_are_checked(dhc: Command, artifact: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 36,)})
