@@ -129,7 +129,7 @@ def check(features: Iterable[str], arch: str, where: Optional[str] = None) -> No
         raise ArtifactError(
             "The code was compiled for {} and this machine is {}".format(arch, host),
             where,
-            "Compile the model on this machine (dhc compile MODEL --target cpu --cpu native), or name its CPU",
+            "Compile the model on this machine (dhc compile MODEL --target cpu --cpu host), or name its CPU",
         )
     available = host_features()
     missing = sorted(name for name in features if _normal(name) not in available)
@@ -137,5 +137,7 @@ def check(features: Iterable[str], arch: str, where: Optional[str] = None) -> No
         raise ArtifactError(
             "The code needs CPU features that this machine lacks: {}".format(", ".join(missing)),
             where,
-            "Compile it again with --cpu native on this machine, or with --cpu baseline for any {} CPU".format(host),
+            "Compile it again with --cpu host on this machine, or with --cpu {} for any such CPU".format(
+                "x86-64" if host == "x86_64" else host
+            ),
         )
