@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
-from dhc_runtime.errors import DhcError, UnsupportedError
+from dhc_runtime.errors import DhcError, ResourceError, UnsupportedError
 
 EXIT_CODES = {
     0: "done",
@@ -34,7 +35,7 @@ def report_failure(error: Exception, as_json: bool, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    status = error.exit_code if isinstance(error, DhcError) else 8 if isinstance(error, MemoryError) else 1
+    status = _status(error)
     if as_json:
         from dhc.cli.output import dump_json
 
@@ -42,6 +43,13 @@ def report_failure(error: Exception, as_json: bool, debug: bool) -> int:
     if not debug:
         _print_paragraph(error)
     return status
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, DhcError):
+        return error.exit_code
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+    return ResourceError.exit_code if full or isinstance(error, MemoryError) else 1
 
 
 def _text(error: Exception) -> str:

@@ -124,6 +124,14 @@ def test_emitted_kernels_are_files(dhc: Command, classifier: Path, words: list[s
     assert len(list(Path("sources").iterdir())) >= 2
 
 
+def test_kernels_of_opaque_ops_are_emitted_too(dhc: Command) -> None:
+    Path("in.txt").write_text(
+        "graph @main(%x: f32[8]) -> (%y: f32[8]) {\n  %y, %i = sort(%x) {axis = 0} : f32[8], i64[8]\n  return %y\n}\n"
+    )
+    assert dhc("compile", "in.txt", "--emit-kernels", "sources").status == 0
+    assert any("def " in path.read_text() for path in Path("sources").glob("*.py"))
+
+
 def test_print_after_shows_the_graph_on_stderr(dhc: Command, classifier: Path) -> None:
     answer = dhc("compile", classifier, "--print-after", "fuse")
     assert answer.status == 0

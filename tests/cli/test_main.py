@@ -145,6 +145,15 @@ def test_a_reader_that_leaves_is_no_error(classifier: Path) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_under_standard_output_has_its_status(classifier: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "dhc.cli", "inspect", str(classifier)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 8
+    assert b"No space left" in done.stderr and b"Traceback" not in done.stderr
+
+
 def test_completion_offers_the_verbs() -> None:
     environment = {**os.environ, "_DHC_COMPLETE": "complete_bash", "COMP_WORDS": "dhc co", "COMP_CWORD": "1"}
     script = "import sys; sys.argv = ['dhc']; from dhc.cli.main import main; sys.exit(main([]))"

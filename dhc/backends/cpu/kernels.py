@@ -86,7 +86,9 @@ class KernelSet:
         return makers
 
     def write_sources(self, folder: Path) -> None:
-        """Writes readable sources: Numba Python for loop kernels, LLVM IR for contractions."""
+        """Writes readable sources: Numba Python for loop kernels and opaque ops, LLVM IR for contractions."""
+        import inspect
+
         from dhc.backends.loop.numba_source import print_numba
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,3 +96,5 @@ class KernelSet:
             write_bytes(folder / f"{name}.ll", code.ir.encode())
         for name, kernel in self._loops.items():
             write_bytes(folder / f"{name}.py", print_numba(kernel).encode())
+        for name, opaque in self._opaques.items():
+            write_bytes(folder / f"{name}.py", inspect.getsource(opaque.function).encode())
