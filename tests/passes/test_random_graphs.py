@@ -22,6 +22,7 @@ def made(name: str) -> Pass:
 @given(case=random_graphs())
 def test_one_pass_keeps_the_meaning(name, case):
     check_pass(case, [made(name)], exact=name in EXACT)
+    check_idempotent(case, made(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +45,13 @@ def test_cleaning_up_changes_no_bit(case):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=200)
-@given(case=random_graphs(max_nodes=12))
+@settings(max_examples=50)
+@given(case=random_graphs(max_nodes=20))
 def test_a_second_run_finds_nothing(name, case):
     check_idempotent(case, made(name))
+
+
+@settings(max_examples=60)
+@given(case=random_graphs(max_nodes=10))
+def test_the_standard_pipeline_runs_on_its_own_result(case):
+    check_pass(case, [*standard_pipeline("cpu"), *standard_pipeline("cpu")], exact=False)
