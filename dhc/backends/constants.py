@@ -10,6 +10,7 @@ import numpy as np
 
 from dhc_runtime.safetensors import Tensor
 
+from dhc.ir.dtypes import MINIFLOATS
 from dhc.ir.dtypes import dtype as as_dtype
 
 
@@ -37,12 +38,12 @@ class ConstantPool:
 
 
 def safetensors_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Arrays as safetensors entries; complex numbers, which the format lacks, go in as bytes."""
+    """Arrays as safetensors entries; what the format lacks (complex, small floats) goes in as bytes."""
     tensors: dict[str, Tensor] = {}
     for name, array in arrays.items():
         dtype = as_dtype(array.dtype)
         raw: Any = array.reshape(-1).view(np.uint8)
-        if dtype.kind == "c":
+        if dtype.kind == "c" or dtype in MINIFLOATS:
             tensors[name] = Tensor("U8", (array.nbytes,), raw)
         else:
             label = "BF16" if dtype.name == "bf16" else dtype.name.upper()

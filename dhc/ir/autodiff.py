@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dhc_runtime.errors import DhcError, TypeMismatchError
 
 from dhc.ir.builder import Builder
+from dhc.ir.dtypes import COMPLEX, FLOATS
 from dhc.ir.graph import Graph, Node, Value, inline
 from dhc.ir.kinds import Composite
 from dhc.ir.op import Call, NotDifferentiable
@@ -20,8 +21,8 @@ from dhc.ir.types import TensorType
 
 
 def carries_gradient(value: Value) -> bool:
-    """True for float and complex tensors."""
-    return isinstance(value.type, TensorType) and value.type.dtype.kind in "fc"
+    """True for tensors of the floats that ops compute with (not those for storage only) and of complex numbers."""
+    return isinstance(value.type, TensorType) and value.type.dtype in FLOATS | COMPLEX
 
 
 def gradient(graph: Graph, wrt: Sequence[str] | None = None, with_outputs: bool = False) -> Graph:

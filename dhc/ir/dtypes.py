@@ -1,8 +1,8 @@
 """Element types of tensors.
 
 A `DType` is an interned, immutable record. Names are the short ones of the text form (`f32`, `i8`, `bool`).
-Storage follows NumPy; `bf16` and the 8-bit floats use the NumPy extension types of `ml_dtypes`, `i4`/`u4` are kept
-one value per byte in memory and only packed inside artifacts.
+Storage follows NumPy; `bf16` and the small floats use the NumPy extension types of `ml_dtypes`, integers of 4 and 2
+bits are kept one value per byte in memory and only packed inside artifacts.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DType:
             return 1
         if self.is_integer:
             return (1 << (self.bits - (self.kind == "i"))) - 1
-        if self.name == "bf16" or self.name.startswith("f8"):
+        if self.name == "bf16" or self.bits <= 8:
             import ml_dtypes
 
             return float(ml_dtypes.finfo(self.numpy).max)  # type: ignore[no-untyped-call]
@@ -109,14 +109,26 @@ u16 = DType("u16", "u", 16, "uint16")
 u8 = DType("u8", "u", 8, "uint8")
 i4 = DType("i4", "i", 4, "int8")
 u4 = DType("u4", "u", 4, "uint8")
+i2 = DType("i2", "i", 2, "int8")
+u2 = DType("u2", "u", 2, "uint8")
+f8e4m3fn = DType("f8e4m3fn", "f", 8, "float8_e4m3fn")
+f8e4m3fnuz = DType("f8e4m3fnuz", "f", 8, "float8_e4m3fnuz")
+f8e5m2 = DType("f8e5m2", "f", 8, "float8_e5m2")
+f8e5m2fnuz = DType("f8e5m2fnuz", "f", 8, "float8_e5m2fnuz")
+f8e8m0 = DType("f8e8m0", "f", 8, "float8_e8m0fnu")
+f4e2m1 = DType("f4e2m1", "f", 4, "float4_e2m1fn")
 boolean = DType("bool", "b", 1, "bool_")
 c64 = DType("c64", "c", 64, "complex64")
 c128 = DType("c128", "c", 128, "complex128")
 string = DType("str", "s", 0, "object_")
 
 ALL: dict[str, DType] = {
-    d.name: d for d in (f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, i4, u4, boolean, c64, c128, string)
-}
+    d.name: d
+    for d in (
+        f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8, i4, u4, i2, u2,
+        f8e4m3fn, f8e4m3fnuz, f8e5m2, f8e5m2fnuz, f8e8m0, f4e2m1, boolean, c64, c128, string,
+    )
+}  # fmt: skip
 
 FLOATS = frozenset({f64, f32, f16, bf16})
 SIGNED = frozenset({i64, i32, i16, i8})
@@ -126,9 +138,11 @@ REALS = FLOATS | INTS
 COMPLEX = frozenset({c64, c128})
 NUMERIC = REALS | COMPLEX
 BOOL = frozenset({boolean})
-SUB_BYTE = frozenset({i4, u4})
+SUB_BYTE = frozenset({i4, u4, i2, u2})
+MINIFLOATS = frozenset({f8e4m3fn, f8e4m3fnuz, f8e5m2, f8e5m2fnuz, f8e8m0, f4e2m1})
+"""Floats for storage: moved and converted, never computed with."""
 INDEX = frozenset({i64, i32})
-FIXED = NUMERIC | BOOL | SUB_BYTE
+FIXED = NUMERIC | BOOL | SUB_BYTE | MINIFLOATS
 """Every type with a fixed-size element: what a device can hold."""
 ANY = FIXED | frozenset({string})
 

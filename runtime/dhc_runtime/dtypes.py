@@ -1,7 +1,7 @@
 """Element types of dhc and the NumPy types that hold them.
 
-NumPy lacks some of them: bf16 and the 8-bit floats are arrays of ``ml_dtypes`` when that package is installed,
-otherwise unsigned integers of the same width (the bits); i4 and u4 hold one value in each int8 or uint8.
+NumPy lacks some of them: bf16 and the small floats are arrays of ``ml_dtypes`` when that package is installed,
+otherwise unsigned integers of the same width (the bits); i4, u4, i2 and u2 hold one value in each int8 or uint8.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ _STORAGE: Dict[str, str] = {
     "f8e4m3fnuz": "uint8",
     "f8e5m2": "uint8",
     "f8e5m2fnuz": "uint8",
+    "f8e8m0": "uint8",
+    "f4e2m1": "uint8",
+    "i2": "int8",
+    "u2": "uint8",
 }
 _STORAGE_DTYPES: Dict[str, "np.dtype[Any]"] = {name: np.dtype(text) for name, text in _STORAGE.items()}
 _EXTENDED = {
@@ -44,8 +48,10 @@ _EXTENDED = {
     "f8e4m3fnuz": "float8_e4m3fnuz",
     "f8e5m2": "float8_e5m2",
     "f8e5m2fnuz": "float8_e5m2fnuz",
+    "f8e8m0": "float8_e8m0fnu",
+    "f4e2m1": "float4_e2m1fn",
 }
-_RANGES = {"i4": (-8, 7), "u4": (0, 15)}
+_RANGES = {"i4": (-8, 7), "u4": (0, 15), "i2": (-2, 1), "u2": (0, 3)}
 _extended_cache: Dict[str, Optional["np.dtype[Any]"]] = {}
 
 

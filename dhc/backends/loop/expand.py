@@ -113,7 +113,8 @@ class Expansion:
         if isinstance(kind, Structural) and kind.name == "constant":
             return Definition(_literal(node, dtype))
         raise CompileError(
-            f"{node.op.name} ({node.op.kind.name}) cannot be part of a loop nest", where=str(node.location),
+            f"{node.op.name} ({node.op.kind.name}) cannot be part of a loop nest",
+            where=str(node.location),
             hint="this is a defect of the fusion pass; please report it",
         )
 
@@ -185,7 +186,8 @@ class Expansion:
             if acc.dtype != new.dtype:
                 raise CompileError(
                     f"{node.op.name}: the step gives {new.dtype} for an accumulator of {acc.dtype}",
-                    where=str(node.location), hint="this is a defect of the op's definition; please report it",
+                    where=str(node.location),
+                    hint="this is a defect of the op's definition; please report it",
                 )
         fold = Fold(
             f"f{number}", loops, [a.name for a in accs], [self.ranges.simplify(e) for e in init],
@@ -220,7 +222,8 @@ def _literal(node: Node, dtype: DType) -> ScalarExpr:
     array = np.asarray(node.attrs["value"])
     if array.size != 1:
         raise CompileError(
-            f"a constant of {array.size} elements inside a loop nest", where=str(node.location),
+            f"a constant of {array.size} elements inside a loop nest",
+            where=str(node.location),
             hint="this is a defect of the fusion pass; please report it",
         )
     item = array.reshape(()).item()

@@ -12,7 +12,7 @@ from dhc_runtime.errors import UnsupportedError
 
 from dhc.backends.loop import elementary
 from dhc.ir import scalar as s
-from dhc.ir.dtypes import DType, bf16, boolean, f16, f32, f64, i4, i8, i32, i64, u4, u8, u32, u64
+from dhc.ir.dtypes import MINIFLOATS, SUB_BYTE, DType, bf16, boolean, f16, f32, f64, i8, i32, i64, u8, u32, u64
 from dhc.ir.scalar import ScalarExpr
 
 HALF = frozenset({f16, bf16})
@@ -35,18 +35,33 @@ class Writer(Protocol):
 
 
 def register(dtype: DType) -> DType:
-    """The type in which a value of `dtype` is held."""
-    return f32 if dtype in HALF else i8 if dtype == i4 else u8 if dtype == u4 else dtype
+    """The type in which a value of `dtype` is held; small floats are held as their bits."""
+    if dtype in SUB_BYTE:
+        return i8 if dtype.kind == "i" else u8
+    return f32 if dtype in HALF else u8 if dtype in MINIFLOATS else dtype
+
+
+def stored(dtype: DType) -> DType:
+    """The element type of a buffer: small floats are bytes there."""
+    return u8 if dtype in MINIFLOATS else dtype
+
+
+def literal(e: s.Const) -> s.Const:
+    """A literal in the type in which values of its dtype are held."""
+    if e.dtype in MINIFLOATS:
+        import numpy as np
+
+        return s.Const(u8, int(np.float32(e.value).astype(e.dtype.numpy).view(np.uint8)))  # type: ignore[arg-type]
+    return s.Const(register(e.dtype), e.value)
 
 
 def _fit(value: ScalarExpr, dtype: DType) -> ScalarExpr:
     """Brings an arithmetic result of the register type back into the range or precision of `dtype`."""
     if dtype in HALF:
         return s.Cast(f32, s.Cast(dtype, value))
-    if dtype == i4:
-        return (value << 4) >> 4
-    if dtype == u4:
-        return value & 15
+    if dtype in SUB_BYTE:
+        unused = 8 - dtype.bits
+        return (value << unused) >> unused if dtype.kind == "i" else value & ((1 << dtype.bits) - 1)
     return value
 
 
@@ -284,8 +299,8 @@ def _round_to_odd(w: Writer, x: ScalarExpr) -> ScalarExpr:
 
 def bitcast(x: ScalarExpr, source: DType, target: DType) -> ScalarExpr:
     """The bits of `x` as another type of the same width."""
-    if source == target:
-        return x
+    if source == target or source in MINIFLOATS or target in MINIFLOATS:
+        return x  # small floats are held as their bits, u8
     if source == boolean:
         return s.Cast(target, x)
     if target == boolean:

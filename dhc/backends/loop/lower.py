@@ -9,6 +9,7 @@ from dhc_runtime.errors import DhcError
 
 from dhc.backends.loop.columns import column_fold, emit_columns
 from dhc.backends.loop.expand import Expansion, Position
+from dhc.backends.loop.functions import stored
 from dhc.backends.loop.generalize import SizeSymbols
 from dhc.backends.loop.ir import Buffer, Kernel, Store, loads, values_of, walk
 from dhc.backends.loop.nest import Nest
@@ -48,9 +49,7 @@ def supports(node: Node) -> Limitation | None:
     return Limitation(f"{node.op.name} is {kind.name}, which is not computed element by element")
 
 
-def lower_group(
-    nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], name: str
-) -> LoweredKernel:
+def lower_group(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], name: str) -> LoweredKernel:
     """Composes the definitions of nodes into one kernel.
 
     Args:
@@ -88,10 +87,10 @@ def _lower(
         nest.order({fold.name: scheduler.fold_reach(fold) for fold in nest.folds})
         nest.collapse()
         _emit(scheduler, nest, expansion)
-    buffers = [Buffer(f"x{i}", v.dtype, "read") for i, v in enumerate(inputs)]
+    buffers = [Buffer(f"x{i}", stored(v.dtype), "read") for i, v in enumerate(inputs)]
     read = {load.operand for st in walk(scheduler.body) for e in values_of(st) for load in loads(e)}
     for number, value in enumerate(outputs):
-        buffers.append(Buffer(f"y{number}", value.dtype, "both" if len(inputs) + number in read else "write"))
+        buffers.append(Buffer(f"y{number}", stored(value.dtype), "both" if len(inputs) + number in read else "write"))
     params = tuple(sizes.concrete(d) for d in scheduler.params)
     kernel = Kernel(name, tuple(buffers), tuple(scheduler.params.values()), scheduler.body)
     return LoweredKernel(kernel, params, _inplace(kernel, len(inputs)) if len(groups) == 1 else ())

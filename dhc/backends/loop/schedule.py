@@ -82,9 +82,7 @@ class Scheduler:
         """Makes the kernel return `code` unless the condition holds."""
         self._add(Check(condition, code))
 
-    def repeat(
-        self, count: int, initial: list[ScalarExpr], step: Callable[..., list[ScalarExpr]]
-    ) -> list[ScalarExpr]:
+    def repeat(self, count: int, initial: list[ScalarExpr], step: Callable[..., list[ScalarExpr]]) -> list[ScalarExpr]:
         """Runs a step a fixed number of times on mutable values."""
         names = [self._fresh() for _ in initial]
         for name, value in zip(names, initial, strict=True):
@@ -181,7 +179,7 @@ class Scheduler:
         if isinstance(e, s.Const):
             if e.dtype.kind == "c":
                 return complex_numbers.literal(complex(e.value), e.dtype)
-            return s.Const(functions.register(e.dtype), e.value)
+            return functions.literal(e)
         if isinstance(e, s.Size):
             return self.param(e.dim)
         if isinstance(e, s.Var):
@@ -230,8 +228,6 @@ class Scheduler:
         if isinstance(a, Pair) or isinstance(b, Pair):
             assert isinstance(a, Pair) and isinstance(b, Pair), "operands of one dtype"
             return complex_numbers.binary(self, e.function, a, b)
-        if e.function == "complex":
-            return Pair(a, b)
         if e.function == "complex":
             return Pair(a, b)
         trusted = e.left.dtype == i64 and self._expansion.ranges.is_index(e.right)
@@ -319,8 +315,10 @@ class Scheduler:
             definition = self._expansion.definitions.get(e.name)
             if definition is None or self._lookup(e.name) is not None:
                 return False
-            return definition.fold is not None or self._may_fail(definition.value) or any(
-                self._may_fail(s.Var(name)) for name in definition.eager
+            return (
+                definition.fold is not None
+                or self._may_fail(definition.value)
+                or any(self._may_fail(s.Var(name)) for name in definition.eager)
             )
         if isinstance(e, s.Binary) and e.dtype.is_integer:
             if e.function in ("div", "floordiv", "mod", "fmod") and not isinstance(e.right, s.Const):

@@ -21,7 +21,9 @@ MAX_ELEMENTS = 2**40
 _DTYPES: dict[int, DType] = {
     1: dtypes.f32, 2: dtypes.u8, 3: dtypes.i8, 4: dtypes.u16, 5: dtypes.i16, 6: dtypes.i32, 7: dtypes.i64,
     8: dtypes.string, 9: dtypes.boolean, 10: dtypes.f16, 11: dtypes.f64, 12: dtypes.u32, 13: dtypes.u64,
-    14: dtypes.c64, 15: dtypes.c128, 16: dtypes.bf16, 21: dtypes.u4, 22: dtypes.i4,
+    14: dtypes.c64, 15: dtypes.c128, 16: dtypes.bf16, 17: dtypes.f8e4m3fn, 18: dtypes.f8e4m3fnuz,
+    19: dtypes.f8e5m2, 20: dtypes.f8e5m2fnuz, 21: dtypes.u4, 22: dtypes.i4, 23: dtypes.f4e2m1, 24: dtypes.f8e8m0,
+    25: dtypes.u2, 26: dtypes.i2,
 }  # fmt: skip
 
 
@@ -54,18 +56,20 @@ def onnx_type_name(dtype: DType) -> str:
 
 
 def from_array(array: np.ndarray, dtype: DType, name: str) -> Any:
-    """A TensorProto of an array; four-bit integers are packed."""
+    """A TensorProto of an array; elements of fewer than eight bits are packed."""
     from onnx import TensorProto
 
     tensor = TensorProto(name=name, data_type=to_onnx_dtype(dtype), dims=array.shape)
     if dtype.kind == "s":
         tensor.string_data.extend(str(s).encode() for s in array.reshape(-1))
-    elif dtype in dtypes.SUB_BYTE:
-        flat = np.zeros((array.size + 1) // 2 * 2, np.uint8)
-        flat[: array.size] = array.reshape(-1).astype(np.uint8) & 15
-        tensor.raw_data = (flat[0::2] | flat[1::2] << 4).tobytes()
+    elif _is_packed(dtype):
+        tensor.raw_data = _pack(array, dtype).tobytes()
     else:
-        little = array if dtype.name == "bf16" else array.astype(dtype.numpy.newbyteorder("<"), copy=False)
+        little = (
+            array
+            if dtype.itemsize == 1 or dtype.name == "bf16"
+            else array.astype(dtype.numpy.newbyteorder("<"), copy=False)
+        )
         tensor.raw_data = np.ascontiguousarray(little).tobytes()
     return tensor
 
@@ -87,8 +91,8 @@ def to_array(tensor: Any, folder: Path | None = None) -> np.ndarray:
         if len(tensor.string_data) != count:
             raise ModelError(f"tensor {name!r} declares {count} strings and holds {len(tensor.string_data)}")
         return np.array([s.decode("utf-8", "replace") for s in tensor.string_data], dtype=object).reshape(shape)
-    packed = dtype in dtypes.SUB_BYTE
-    needed = (count + 1) // 2 if packed else count * dtype.itemsize
+    packed = _is_packed(dtype)
+    needed = -(-count * dtype.bits // 8) if packed else count * dtype.itemsize
     if tensor.data_location == 1:
         raw = _external_bytes(tensor, folder, needed)
     elif tensor.HasField("raw_data"):
@@ -98,8 +102,8 @@ def to_array(tensor: Any, folder: Path | None = None) -> np.ndarray:
     if len(raw) != needed:
         raise ModelError(f"tensor {name!r} of {dtype}{list(shape)} needs {needed} bytes and holds {len(raw)}")
     if packed:
-        return _unpack4(np.frombuffer(raw, np.uint8), dtype, count).reshape(shape)
-    array = np.frombuffer(raw, dtype=dtype.numpy.newbyteorder("<") if dtype.name != "bf16" else dtype.numpy)
+        return _unpack(np.frombuffer(raw, np.uint8), dtype, count).reshape(shape)
+    array = np.frombuffer(raw, dtype=_little_endian(dtype))
     return array.astype(dtype.numpy, copy=False).reshape(shape)
 
 
@@ -134,25 +138,50 @@ def _typed_field(tensor: Any, dtype: DType, count: int, shape: tuple[int, ...]) 
         field, kind = tensor.uint64_data, np.uint64
     else:
         field, kind = tensor.int32_data, np.int32
-    packed = dtype in dtypes.SUB_BYTE
-    expected = count * 2 if dtype.kind == "c" else (count + 1) // 2 if packed else count
+    packed = _is_packed(dtype)
+    expected = count * 2 if dtype.kind == "c" else -(-count * dtype.bits // 8) if packed else count
     if len(field) != expected:
         raise ModelError(f"tensor {tensor.name!r} declares {count} elements and holds {len(field)}")
     values = np.array(field, dtype=kind)
     if dtype.kind == "c":
         return values.view(dtype.numpy).reshape(shape)
     if packed:
-        return _unpack4(values.astype(np.uint8), dtype, count).reshape(shape)
+        return _unpack(values.astype(np.uint8), dtype, count).reshape(shape)
     if dtype in (dtypes.f16, dtypes.bf16):
         return values.astype(np.uint16).view(dtype.numpy).reshape(shape)
+    if dtype in dtypes.MINIFLOATS:
+        return values.astype(np.uint8).view(dtype.numpy).reshape(shape)
     return values.astype(dtype.numpy).reshape(shape)
 
 
-def _unpack4(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
-    """Two values a byte, low half first."""
-    both = np.empty(packed.size * 2, np.uint8)
-    both[0::2], both[1::2] = packed & 15, packed >> 4
-    both = both[:count]
-    if dtype == dtypes.i4:
-        return (both.astype(np.int8) ^ 8) - np.int8(8)
-    return both
+def _little_endian(dtype: DType) -> np.dtype:
+    """The type of elements in a file (extension types know no byte order; they are small or little-endian already)."""
+    return dtype.numpy if dtype.itemsize == 1 or dtype.name == "bf16" else dtype.numpy.newbyteorder("<")
+
+
+def _is_packed(dtype: DType) -> bool:
+    """Several elements share a byte."""
+    return dtype in dtypes.SUB_BYTE or dtype == dtypes.f4e2m1
+
+
+def _unpack(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
+    """One element a byte; the first one lies in the low bits."""
+    bits = dtype.bits
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    values = ((packed[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)[:count]
+    if dtype == dtypes.f4e2m1:
+        return values.view(dtype.numpy)
+    if dtype.kind == "i":
+        sign = np.int8(1 << (bits - 1))
+        return (values.astype(np.int8) ^ sign) - sign
+    return values
+
+
+def _pack(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """The inverse of `_unpack`."""
+    bits = dtype.bits
+    each = 8 // bits
+    flat = np.zeros(-(-array.size // each) * each, np.uint8)
+    flat[: array.size] = array.reshape(-1).view(np.uint8) & ((1 << bits) - 1)
+    shifted = flat.reshape(-1, each) << np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dhc.ir import scalar as s
 from dhc.ir.builder import Builder
-from dhc.ir.dtypes import FIXED, INTS, REALS, SUB_BYTE, i64
+from dhc.ir.dtypes import FIXED, INTS, MINIFLOATS, REALS, SUB_BYTE, f8e8m0, i64
 from dhc.ir.graph import Node, Value
 from dhc.ir.inference import require_rank
 from dhc.ir.kinds import Index, LoadFn, Map
@@ -63,7 +63,7 @@ register(
 def _eye_type(call: Call) -> list[TensorType]:
     if len(call.attrs.shape) != 2:
         call.fail(f"shape {list(call.attrs.shape)} is not a matrix")
-    if call.attrs.dtype not in FIXED:
+    if call.attrs.dtype not in FIXED - MINIFLOATS:
         call.fail_type(f"no numbers of type {call.attrs.dtype}")
     return [TensorType(call.attrs.dtype, call.attrs.shape)]
 
@@ -196,7 +196,7 @@ register(
     OpDef(
         name="triangle",
         doc="Keeps the part of each matrix above (or below) a diagonal; the rest becomes zero.",
-        operands=(Operand("x", FIXED), Operand("k", frozenset({i64}))),
+        operands=(Operand("x", FIXED - {f8e8m0}), Operand("k", frozenset({i64}))),  # f8e8m0 has no zero
         attrs=(Attr("upper", "bool", True, "keep column - row >= k, else column - row <= k"),),
         infer=_triangle_type,
         reference=_triangle_reference,

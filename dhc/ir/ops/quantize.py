@@ -13,7 +13,7 @@ import numpy as np
 
 from dhc.ir import symbols
 from dhc.ir.builder import Builder
-from dhc.ir.dtypes import FLOATS, SUB_BYTE, DType, f32, f64, i8, i16, i32, u8, u16
+from dhc.ir.dtypes import FLOATS, MINIFLOATS, SUB_BYTE, DType, f32, f64, i8, i16, i32, u8, u16
 from dhc.ir.graph import Value
 from dhc.ir.kinds import Composite
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
@@ -22,7 +22,7 @@ from dhc.ir.registry import register
 from dhc.ir.symbols import Dim
 from dhc.ir.types import TensorType
 
-STORED = frozenset({i8, u8, i16, u16, i32}) | SUB_BYTE
+STORED = frozenset({i8, u8, i16, u16, i32}) | SUB_BYTE | MINIFLOATS
 _AXIS = Attr("axis", "int", 1, "the axis along which a one-dimensional scale runs")
 
 
@@ -70,7 +70,9 @@ def _quantize_type(call: Call) -> list[TensorType]:
 def _quantize(call: Call, x: Any, scale: Any, zero_point: Any) -> Any:
     shape = _parameter_shape(call)
     kind = _compute(*(t.dtype for t in call.types[:2])).numpy
-    steps = np.rint(x.astype(kind) / _reshaped(shape, scale).astype(kind))
+    steps = x.astype(kind) / _reshaped(shape, scale).astype(kind)
+    if call.types[2].dtype not in MINIFLOATS:
+        steps = np.rint(steps)
     return convert(steps + _reshaped(shape, zero_point).astype(kind), call.types[2].dtype)
 
 
@@ -80,7 +82,9 @@ def _build_quantize(b: Builder, operands: Sequence[Value], call: Call) -> list[V
     kind = _compute(x.dtype, scale.dtype)
     wide_scale = b.cast(b.reshape(scale, shape=shape), dtype=kind)
     offset = b.cast(b.reshape(zero_point, shape=shape), dtype=kind)
-    steps = b.round(b.div(b.cast(x, dtype=kind), wide_scale))
+    steps = b.div(b.cast(x, dtype=kind), wide_scale)
+    if zero_point.dtype not in MINIFLOATS:
+        steps = b.round(steps)  # small floats round when they are stored
     return [b.cast(b.add(steps, offset), dtype=zero_point.dtype, saturate=True)]
 
 
@@ -117,7 +121,8 @@ def _dequantize(call: Call, q: Any, scale: Any, zero_point: Any) -> Any:
     shape = _parameter_shape(call)
     dtype = call.types[1].dtype
     kind = _compute(dtype).numpy
-    steps = q.astype(np.int32) - _reshaped(shape, zero_point).astype(np.int32)
+    exact = np.float32 if call.types[0].dtype in MINIFLOATS else np.int32
+    steps = q.astype(exact) - _reshaped(shape, zero_point).astype(exact)
     return convert(steps.astype(kind) * _reshaped(shape, scale).astype(kind), dtype)
 
 
@@ -125,8 +130,9 @@ def _build_dequantize(b: Builder, operands: Sequence[Value], call: Call) -> list
     q, scale, zero_point = operands
     shape = _parameter_shape(call)
     kind = _compute(scale.dtype)
-    offset = b.cast(b.reshape(zero_point, shape=shape), dtype=i32)
-    steps = b.cast(b.sub(b.cast(q, dtype=i32), offset), dtype=kind)
+    exact = f32 if q.dtype in MINIFLOATS else i32
+    offset = b.cast(b.reshape(zero_point, shape=shape), dtype=exact)
+    steps = b.cast(b.sub(b.cast(q, dtype=exact), offset), dtype=kind)
     real = b.mul(steps, b.cast(b.reshape(scale, shape=shape), dtype=kind))
     return [b.cast(real, dtype=scale.dtype)]
 

@@ -115,7 +115,8 @@ def convert(n: NodeContext, x: Value, dtype: DType) -> Value:
         return x
     if x.dtype.is_float and dtype in SUB_BYTE:
         x = n.b.cast(x, dtype="i32")  # four-bit integers keep the low bits of the whole number
-    return n.b.cast(x, dtype=dtype, saturate=bool(n.attr("saturate", 1)))
+    rounding = n.attr("round_mode", "up")
+    return n.b.cast(x, dtype=dtype, saturate=bool(n.attr("saturate", 1)), rounding=rounding)
 
 
 @onnx_op("BitCast")
