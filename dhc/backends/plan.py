@@ -51,7 +51,7 @@ class PlanBuilder:
         if found is None:
             if value.graph is not self.graph:
                 raise CompileError(f"{value!r} is not a value of graph {self.graph.name!r}", where=str(value.location))
-            found = self._define(value)
+            found = self._stored(value) if _is_constant(value) else self._define(value)
         return found
 
     def shaped(self, value: Value) -> int:
@@ -149,8 +149,9 @@ class PlanBuilder:
             self._constrain(node)
             self._place(node)
             for operand in node.operands:
-                buffer = self._buffer_of[operand]
-                self._uses_left[buffer] = self._uses_left.get(buffer, 0) - 1
+                buffer = self._buffer_of.get(operand)
+                if buffer is not None:  # a constant that went into its kernel in another form has none
+                    self._uses_left[buffer] = self._uses_left.get(buffer, 0) - 1
         outputs = [self._return(name, value) for name, value in zip(self.graph.output_names, self.graph.outputs)]
         inputs = [
             {
@@ -180,8 +181,7 @@ class PlanBuilder:
         kind = node.op.kind
         if isinstance(kind, Structural) and kind.name == "constant":
             self._require_tensor(node.result)
-            self._buffer_of[node.result] = self.constant(node.attrs["value"], node.result.dtype)
-            return
+            return  # stored when something reads it: weights that kernels take packed are not kept unpacked too
         if isinstance(kind, Structural) and kind.name == "bind":
             source = self.buffer(node.operands[0])
             for index, symbol in enumerate(node.attrs["names"]):
@@ -206,7 +206,7 @@ class PlanBuilder:
 
     def _share(self, value: Value, source: Value, offset: Dim) -> None:
         """Makes `value` lie in the memory of `source` (a view)."""
-        parent = self._buffer_of[source]
+        parent = self.buffer(source)
         if offset == 0 and value.type.nbytes == source.type.nbytes:
             self._buffer_of[value] = parent
             self._uses_left[parent] = self._uses_left.get(parent, 0) + self._count_uses(value)
@@ -231,6 +231,14 @@ class PlanBuilder:
         homes = [self._homes.get(operand) for operand in node.operands]
         return all(home is not None and home.concat is node for home in homes) and bool(homes)
 
+    def _stored(self, constant: Value) -> int:
+        producer = constant.producer
+        assert producer is not None
+        buffer = self.constant(producer.attrs["value"], constant.dtype)
+        self._buffer_of[constant] = buffer
+        self._uses_left[buffer] = self._uses_left.get(buffer, 0) + self._count_uses(constant)
+        return buffer
+
     def _define(self, value: Value) -> int:
         home = self._homes.get(value)
         if home is not None:
@@ -248,7 +256,7 @@ class PlanBuilder:
 
     def _return(self, name: str, value: Value) -> dict[str, Any]:
         self._require_tensor(value)
-        source = self._buffer_of[value]
+        source = self.buffer(value)
         if self._buffers[source]["kind"] == "output" and not self._buffers[source].get("returned"):
             self._buffers[source]["returned"] = True
             buffer = source
@@ -307,3 +315,9 @@ class PlanBuilder:
     def _require_tensor(self, value: Value) -> None:
         if not isinstance(value.type, TensorType) or value.type.dtype.kind == "s":
             raise UnsupportedError(f"{value.type} cannot be held on a device", where=str(value.location))
+
+
+def _is_constant(value: Value) -> bool:
+    """Whether a value is the result of a constant node of its graph."""
+    kind = None if value.producer is None else value.producer.op.kind
+    return isinstance(kind, Structural) and kind.name == "constant"
