@@ -1,0 +1,98 @@
+"""Optimizers: one step for any number of tensors (domain ai.onnx.preview.training)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dhc.frontend.onnx.context import NodeContext
+from dhc.frontend.onnx.handlers import onnx_op
+from dhc.ir.graph import Value
+
+_DOMAIN = "ai.onnx.preview.training"
+
+
+def _groups(n: NodeContext, each: int) -> Iterator[list[Value]]:
+    """The operands of every optimized tensor: tensor, gradient and states."""
+    rest = n.values()[2:]
+    if not rest or len(rest) % each:
+        n.invalid(f"{len(rest)} tensors do not make groups of {each}")
+    count = len(rest) // each
+    for i in range(count):
+        yield [rest[i + part * count] for part in range(each)]
+
+
+def _scalar(n: NodeContext, index: int) -> Value:
+    value = n.value(index)
+    result: Value = value if value.type.rank == 0 else n.b.reshape(value, shape=())
+    return result
+
+
+def _as(n: NodeContext, value: Value, like: Value) -> Value:
+    result: Value = value if value.dtype == like.dtype else n.b.cast(value, dtype=like.dtype)
+    return result
+
+
+def _regularized(n: NodeContext, x: Value, g: Value) -> Value:
+    """The gradient of the loss plus that of the squared norm's share of it."""
+    weight = n.attr("norm_coefficient", 0.0)
+    return n.b.add(n.b.mul(x, n.b.like(weight, x)), g) if weight else g
+
+
+def _joined(columns: list[tuple[Value, ...]]) -> list[Value]:
+    """Results come kind by kind, not tensor by tensor."""
+    return [value for kind in zip(*columns) for value in kind]
+
+
+@onnx_op("Adagrad", domain=_DOMAIN)
+def adagrad(n: NodeContext) -> list[Value]:
+    """Steps shrink with the sum of squared gradients."""
+    b, made = n.b, []
+    rate, count = _scalar(n, 0), _scalar(n, 1)
+    for x, g, squares in _groups(n, 3):
+        decay = b.add(b.mul(_as(n, count, x), b.like(n.attr("decay_factor", 0.0), x)), b.like(1, x))
+        gradient = _regularized(n, x, g)
+        total = b.add(squares, b.mul(gradient, gradient))
+        scale = b.add(b.sqrt(total), b.like(n.attr("epsilon", 1e-6), x))
+        step = b.div(b.mul(b.div(_as(n, rate, x), decay), gradient), scale)
+        made.append((b.sub(x, step), total))
+    return _joined(made)
+
+
+@onnx_op("Adam", domain=_DOMAIN)
+def adam(n: NodeContext) -> list[Value]:
+    """Running means of the gradient and of its square."""
+    b, made = n.b, []
+    rate, count = _scalar(n, 0), _scalar(n, 1)
+    alpha, beta = n.attr("alpha", 0.9), n.attr("beta", 0.999)
+    started = b.gt(count, b.like(0, count))
+    for x, g, mean, square in _groups(n, 4):
+        gradient = _regularized(n, x, g)
+        first = b.add(b.mul(mean, b.like(alpha, x)), b.mul(gradient, b.like(1 - alpha, x)))
+        second = b.add(b.mul(square, b.like(beta, x)), b.mul(b.mul(gradient, gradient), b.like(1 - beta, x)))
+        power, one = _as(n, count, x), b.like(1, x)
+        unbiased = b.div(b.sqrt(b.sub(one, b.pow(b.like(beta, x), power))), b.sub(one, b.pow(b.like(alpha, x), power)))
+        size = _as(n, rate, x)
+        size = b.where(started, b.mul(size, unbiased), size)
+        scale = b.add(b.sqrt(second), b.like(n.attr("epsilon", 1e-6), x))
+        moved = b.sub(x, b.div(b.mul(size, first), scale))
+        after = n.attr("norm_coefficient_post", 0.0)
+        made.append((b.mul(moved, b.like(1 - after, x)) if after else moved, first, second))
+    return _joined(made)
+
+
+@onnx_op("Momentum", domain=_DOMAIN)
+def momentum(n: NodeContext) -> list[Value]:
+    """Steps along a decaying sum of gradients, or Nesterov's look ahead."""
+    b, made = n.b, []
+    rate, count = _scalar(n, 0), _scalar(n, 1)
+    alpha, beta, mode = n.require_attr("alpha"), n.require_attr("beta"), n.require_attr("mode")
+    if mode not in ("standard", "nesterov"):
+        n.invalid(f"mode {mode!r} is neither standard nor nesterov")
+    started = b.gt(count, b.like(0, count))
+    for x, g, velocity in _groups(n, 3):
+        gradient = _regularized(n, x, g)
+        weight = b.where(started, b.like(beta, x), b.like(1, x))
+        new = b.add(b.mul(velocity, b.like(alpha, x)), b.mul(gradient, weight))
+        direction = b.add(gradient, b.mul(new, b.like(alpha, x))) if mode == "nesterov" else new
+        made.append((b.sub(x, b.mul(_as(n, rate, x), direction)), new))
+    return _joined(made)
