@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -61,10 +62,8 @@ class _Compilers:
         begin = time.perf_counter()
         if kill_after is not None:
             time.sleep(kill_after)
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it had ended
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:  # it had ended
-                pass
         return self._line(), time.perf_counter() - begin
 
     def close(self) -> None:
