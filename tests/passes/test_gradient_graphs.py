@@ -1,4 +1,4 @@
-"""Gradient graphs hold what a pass rarely meets otherwise: bodies with unused nodes, nested graphs with many captures."""
+"""Gradient graphs hold what a pass rarely meets otherwise: unused nodes in bodies, nested graphs with many captures."""
 
 from __future__ import annotations
 
