@@ -39,7 +39,7 @@ def start():
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ShuffleNet of the onnx package: 78 steps, 19 kernels, 5.5 MB."""
+    """ShuffleNet of the onnx package: 78 steps, 19 kernels, 2.9 MB."""
     path = tmp_path_factory.mktemp("artifact") / "shufflenet.dhc"
     dhc.compile(dhc.load_onnx(light_models.path_of("light_shufflenet")), targets=["cpu"]).save(path)
     return path
