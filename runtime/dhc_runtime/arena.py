@@ -22,8 +22,7 @@ def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) 
     """Assigns offsets to buffers so that buffers alive at the same time do not overlap.
 
     Greedy: larger buffers first, each into the tightest gap between the buffers already placed that live at the same
-        time (or
-    behind them). Ties go to the earlier birth, then to the lower index: the result depends on the arguments alone.
+    time, or behind them. Ties go to the earlier birth, then to the lower index: the result depends on the arguments alone.
 
     Args:
         sizes: bytes of each buffer; a buffer of 0 bytes is given a place of one alignment unit.
