@@ -20,7 +20,7 @@ _HANDLERS: dict[tuple[str, str], dict[int, Handler]] = {}
 
 FAMILIES = (
     "activation", "contraction", "control", "einsum", "elementwise", "gather", "generate", "normalization", "pooling",
-    "quantization", "recurrent", "reduction", "resize", "shape", "signal", "sorting", "training",
+    "quantization", "recurrent", "reduction", "resize", "sampling", "shape", "signal", "sorting", "training",
 )  # fmt: skip
 """Modules of `dhc.frontend.onnx.families`, one a family of operators."""
 

@@ -86,7 +86,7 @@ def _fitted(n: NodeContext, x: Value, length: Dim) -> Value:
 
 
 def _tables(n: NodeContext, rows: Dim, columns: Dim, length: Dim, like: Value) -> tuple[Value, Value]:
-    """cos and sin of 2 pi row column / length; the product is reduced first, so that the angles are exact."""
+    """Cosines and sines of 2 pi row column / length; the product is reduced first, so that the angles are exact."""
     if isinstance(length, int) and length <= _TABLE_LIMIT and isinstance(rows, int) and isinstance(columns, int):
         turns = np.outer(np.arange(rows), np.arange(columns)) % max(length, 1)
         angle = 2 * np.pi * turns / max(length, 1)
