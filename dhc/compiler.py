@@ -80,6 +80,14 @@ class Artifact:
 
         return load(self.to_bytes(), **options)
 
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan in the form of ``plan.json`` (see docs/artifact.md)."""
+        import json
+
+        plan: dict[str, Any] = json.loads(bytes(self._members["plan.json"]))
+        return plan
+
     def __repr__(self) -> str:
         inputs = ", ".join(f"{i['name']}: {i['dtype']}{i['shape']}" for i in self.manifest["inputs"])
         return f"<Artifact {self.manifest['name']!r} for {'+'.join(self.manifest['targets'])} ({inputs})>"
@@ -131,14 +139,27 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     start = time.perf_counter()
     working = graph.clone()
     pipeline = standard_pipeline(targets[0]) if passes is None else list(passes)
-    records = run_passes(working, pipeline, verify=verify, after=after_pass)
+    advance = progress or (lambda stage, done, total: None)
+    finished = 0
+
+    def pass_done(pass_: Pass, edited: Graph) -> None:
+        nonlocal finished
+        finished += 1
+        advance("passes", finished, len(pipeline))
+        if after_pass is not None:
+            after_pass(pass_, edited)
+
+    advance("passes", 0, len(pipeline))
+    records = run_passes(working, pipeline, verify=verify, after=pass_done)
     seconds["passes"] = time.perf_counter() - start
     require_support(working, targets[0])
     start = time.perf_counter()
+    advance("lowering", 0, 1)
     blob = backend.compile(working, options)
     seconds.update(blob.report.get("seconds", {}))
     seconds["backend"] = time.perf_counter() - start
     start = time.perf_counter()
+    advance("packaging", 0, 1)
     manifest, members = _package(graph, working, targets, blob, threads)
     seconds["packaging"] = time.perf_counter() - start
     return Artifact(manifest, members, CompileReport(seconds, tuple(records), blob.report), working)

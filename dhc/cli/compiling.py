@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ def memory_figures(program: Mapping[str, Any], threads: int) -> dict[str, int] |
 
 def plan_of(artifact: Artifact) -> dict[str, Any]:
     """The program of an artifact in memory."""
-    plan: dict[str, Any] = json.loads(bytes(artifact._members["plan.json"]))
+    plan = artifact.plan
     program: dict[str, Any] = plan["program"]
     return program
 
