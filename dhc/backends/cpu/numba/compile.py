@@ -94,6 +94,8 @@ def numba_ir(function: Callable[..., Any], signature: Sequence[Any]) -> tuple[st
             f"Numba cannot compile {function.__module__}.{function.__qualname__}: {error}",
             hint="Functions of ops use loops, arithmetic, math and indexing only",
         ) from error
+    with global_compiler_lock:
+        compiled.library._ensure_finalized()  # links the functions in that Numba compiled on the way (complex products)
     return str(compiled.library._final_module), compiled.fndesc.llvm_func_name
 
 
