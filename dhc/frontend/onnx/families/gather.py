@@ -1,11 +1,12 @@
-"""Gathers, scatters and one-hot."""
+"""Gathers, scatters, one-hot and determinants."""
 
 from __future__ import annotations
 
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
-from dhc.ir.dtypes import i64
+from dhc.ir.dtypes import f32, f64, i64
 from dhc.ir.graph import Value
+from dhc.ir.symbols import Dim
 
 
 @onnx_op("Gather", "GatherElements")
@@ -62,3 +63,37 @@ def compress(n: NodeContext) -> Value:
 def nonzero(n: NodeContext) -> Value:
     """Indices of the elements that are not 0; a scalar has none, so its result has no rows."""
     return n.b.nonzero(n.value(0))
+
+
+@onnx_op("TensorScatter", since=24)
+def tensor_scatter(n: NodeContext) -> Value:
+    """Writes an update into a cache along an axis, from a position of its own in each batch element on."""
+    b, cache, update = n.b, n.value(0), n.value(1)
+    rank = cache.type.rank
+    axis, mode = n.axis(n.attr("axis", -2), rank), n.attr("mode", "linear")
+    if axis == 0 or mode not in ("linear", "circular"):
+        n.invalid(f"axis {axis} is the batch, or mode {mode!r} is neither linear nor circular")
+
+    def number(size: Dim) -> Value:
+        result: Value = b.reshape(b.dims(values=(size,)), shape=())
+        return result
+
+    at = b.iota(shape=tuple(d if i == axis else 1 for i, d in enumerate(cache.shape)), axis=axis, dtype=i64)
+    start = n.optional(2)
+    if start is not None:
+        at = b.sub(at, b.reshape(start, shape=(cache.shape[0], *(1,) * (rank - 1))))
+    if mode == "circular":
+        at = b.mod(at, number(cache.shape[axis]))
+    length = update.shape[axis]
+    written = b.logical_and(b.ge(at, b.constant(0)), b.lt(at, number(length)))
+    inside = b.where(written, at, b.constant(0))
+    return b.where(written, b.gather_elements(update, b.broadcast_to(inside, shape=cache.shape), axis=axis), cache)
+
+
+@onnx_op("Det", since=11)
+def determinant(n: NodeContext) -> Value:
+    """Determinants of matrices."""
+    x = n.value(0)
+    if x.dtype in (f32, f64):
+        return n.b.determinant(x)
+    return n.b.cast(n.b.determinant(n.b.cast(x, dtype=f32)), dtype=x.dtype)

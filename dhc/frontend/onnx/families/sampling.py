@@ -8,7 +8,7 @@ from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.families.windows import window_attributes
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir import symbols
-from dhc.ir.dtypes import i64
+from dhc.ir.dtypes import f32, f64, i64
 from dhc.ir.graph import Value
 from dhc.ir.symbols import Dim
 
@@ -123,4 +123,40 @@ def _picked(n: NodeContext, offsets: Value, axis: int) -> Value:
     sizes: Sequence[Dim] = (*offsets.shape[:2], 1, offsets.shape[3])
     one = n.b.slice(offsets, starts=[0, 0, axis, 0], sizes=sizes, steps=[1] * 4)
     result: Value = n.b.reshape(one, shape=(*offsets.shape[:2], offsets.shape[3]))
+    return result
+
+
+@onnx_op("RoiAlign", since=10)
+def roi_align_whole(n: NodeContext) -> Value:
+    """Before opset 16 elements lie at whole coordinates."""
+    return _roi_align(n, False)
+
+
+@onnx_op("RoiAlign", since=16)
+def roi_align(n: NodeContext) -> Value:
+    """Where elements lie is an attribute."""
+    rule = n.attr("coordinate_transformation_mode", "half_pixel")
+    if rule not in ("half_pixel", "output_half_pixel"):
+        n.invalid(f"coordinate_transformation_mode {rule!r} is unknown")
+    return _roi_align(n, rule == "half_pixel")
+
+
+def _roi_align(n: NodeContext, half_pixel: bool) -> Value:
+    b, x, mode = n.b, n.value(0), n.attr("mode", "avg")
+    if mode not in ("avg", "max"):
+        n.invalid(f"mode {mode!r} is neither avg nor max")
+    wide = x.dtype if x.dtype in (f32, f64) else f32
+    operands = [v if v.dtype == wide else b.cast(v, dtype=wide) for v in (x, n.value(1))]
+    batches = n.value(2)
+    pooled = b.roi_align(
+        *operands,
+        batches if batches.dtype == i64 else b.cast(batches, dtype=i64),
+        b.constant(n.attr("spatial_scale", 1.0), wide),
+        height=n.attr("output_height", 1),
+        width=n.attr("output_width", 1),
+        sampling=n.attr("sampling_ratio", 0),
+        half_pixel=half_pixel,
+        mode=mode,
+    )
+    result: Value = pooled if wide == x.dtype else b.cast(pooled, dtype=x.dtype)
     return result

@@ -8,6 +8,7 @@ import numpy as np
 
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
+from dhc.ir import symbols
 from dhc.ir.graph import Value
 
 
@@ -27,13 +28,21 @@ def top_k(n: NodeContext) -> Any:
 
 @onnx_op("Unique")
 def unique(n: NodeContext) -> Any:
-    """Distinct elements of the flattened tensor (or of a vector)."""
-    x = n.value(0)
-    axis = n.attr("axis")
-    if axis is not None and x.type.rank != 1:
-        n.unsupported("unique slices along an axis are not supported", "flatten the tensor first")
-    flat = x if x.type.rank == 1 else n.b.reshape(x, shape=(x.type.numel,))
-    return n.b.unique(flat, sorted=bool(n.attr("sorted", 1)))
+    """Distinct elements of the flattened tensor, or distinct slices along an axis."""
+    b, x = n.b, n.value(0)
+    ordered = bool(n.attr("sorted", 1))
+    given = n.attr("axis")
+    if given is None or x.type.rank == 1:
+        flat = x if x.type.rank == 1 else b.reshape(x, shape=(x.type.numel,))
+        return b.unique(flat, sorted=ordered)
+    axis = n.axis(given, x.type.rank)
+    others = [a for a in range(x.type.rank) if a != axis]
+    sizes = [x.shape[a] for a in others]
+    rows = b.reshape(b.transpose(x, perm=[axis, *others]), shape=(x.shape[axis], symbols.product(sizes)))
+    values, first, inverse, counts = b.unique_rows(rows, sorted=ordered)
+    slices = b.reshape(values, shape=(values.shape[0], *sizes))
+    back = [*range(1, axis + 1), 0, *range(axis + 1, x.type.rank)]
+    return [b.transpose(slices, perm=back), first, inverse, counts]
 
 
 @onnx_op("NonMaxSuppression")
