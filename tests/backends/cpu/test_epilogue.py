@@ -1,0 +1,63 @@
+"""Element-wise ops behind a contraction run inside its kernel, with the interpreter's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import dhc
+from dhc.ir import Builder, Graph, Value
+
+Tail = Callable[[Builder, Value, Callable[..., Value]], Value]
+
+TAILS: dict[str, Tail] = {
+    **{
+        name: lambda b, y, constant, name=name: b.call(name, y)
+        for name in ("relu", "elu", "selu", "sigmoid", "silu", "gelu", "tanh", "softplus", "mish", "hard_swish")
+    },
+    "scale and shift per channel": lambda b, y, c: b.add(b.mul(b.relu(y), c(1, 5, 1, 1)), c(5, 1, 1)),
+    "residual": lambda b, y, c: b.add(b.relu(y), c(2, 5, 9, 10)),
+    "gate": lambda b, y, c: b.mul(b.sigmoid(y), c(1, 5, 1, 1)),
+    "scalar": lambda b, y, c: b.clamp(b.mul(y, 0.5), b.like(-1, y), b.like(1, y)),
+}
+
+
+def _graph(tail: Tail) -> Graph:
+    rng = np.random.default_rng(1)
+    graph = Graph()
+    x = graph.input("x", "f32", (2, 3, 9, 10))
+    b = Builder(graph)
+    weights = b.constant(rng.standard_normal((5, 3, 3, 3)).astype(np.float32))
+    y = b.conv(x, weights, pads_low=[1, 1], pads_high=[1, 1])
+    graph.output(tail(b, y, lambda *shape: b.constant(rng.standard_normal(shape).astype(np.float32))))
+    return graph
+
+
+def _image() -> np.ndarray:
+    image = np.random.default_rng(0).standard_normal((2, 3, 9, 10)).astype(np.float32)
+    image[0, 0, 0, 0], image[1, 0, 4, 4] = np.nan, np.inf
+    return image
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_epilogue_is_part_of_the_kernel(name: str) -> None:
+    """One step, and NaN, infinities and numbers where the interpreter has them."""
+    graph = _graph(TAILS[name])
+    artifact = dhc.compile(graph)
+    assert artifact.report.backend["steps"] == 1
+    (found,) = artifact.session(threads=1).run({"x": _image()}).values()
+    (wanted,) = graph.evaluate(_image())
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_vector_form_gets_a_kernel_of_its_own() -> None:
+    """sin is called from the C library: the convolution and what follows are two steps with the same result."""
+    graph = _graph(lambda b, y, c: b.sin(b.mul(y, 0.5)))
+    artifact = dhc.compile(graph)
+    assert artifact.report.backend["steps"] == 2
+    image = np.nan_to_num(_image(), nan=0.5, posinf=1.0)
+    (found,) = artifact.session(threads=1).run({"x": image}).values()
+    np.testing.assert_allclose(found, graph.evaluate(image)[0], rtol=1e-4, atol=1e-5)
