@@ -1,4 +1,4 @@
-"""dhc, the DeepHealth compiler: models and image pipelines in, programs for heterogeneous hardware out.
+"""dhc, the DeepHealth compiler: models in, programs for the hardware at hand out.
 
     import dhc
 

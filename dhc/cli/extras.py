@@ -38,9 +38,9 @@ EXTRAS = (
         ("nibabel", "pillow", "pydicom", "pylibjpeg"),
     ),
     Extra("demo", "dhc demo: real digits and the montage", ("pillow", "scikit-learn")),
-    Extra("opencl", "OpenCL devices; brings PoCL, which runs on the CPU", ("pyopencl",)),
-    Extra("cuda", "NVIDIA GPUs", ("numba-cuda",)),
-    Extra("fpga", "compiling for FPGA boards; pynq itself comes with the board's image", ()),
+    Extra("opencl", "OpenCL devices (planned)", ("pyopencl",)),
+    Extra("cuda", "NVIDIA GPUs (planned)", ("numba-cuda",)),
+    Extra("fpga", "FPGA boards (planned); pynq itself comes with the board's image", ()),
     Extra("bench", "comparing with onnxruntime and OpenVINO", ("onnxruntime", "openvino", "psutil")),
 )
 

@@ -36,8 +36,7 @@ VERBS = {
     "demo": demo,
 }
 
-# A blank line between the entries keeps them on lines of their own in the help.
-_EPILOG = "Exit codes:\n\n" + "\n\n".join(f"{code}  {meaning}" for code, meaning in EXIT_CODES.items())
+_EPILOG = "Exit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 
 # The base of the errors that the option parser raises; Typer does not name it in every version.
 _PARSER_ERROR: Any = typer.BadParameter.__mro__[2]

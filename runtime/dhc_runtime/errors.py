@@ -44,6 +44,13 @@ def _sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?" else text + "."
 
 
+def _joined(text: str, hint: str) -> str:
+    """Text and hint as one paragraph: a hint in lower case goes on with the sentence, others begin their own."""
+    if text.endswith(".") and hint[:1].islower():
+        return "{}; {}".format(text[:-1], hint)
+    return "{} {}".format(text, hint)
+
+
 class DhcError(Exception):
     """Base of every error that dhc raises on purpose.
 
@@ -69,7 +76,7 @@ class DhcError(Exception):
             text = _sentence("{} (at {})".format(self.message.rstrip().rstrip("."), self.where))
         else:
             text = _sentence(self.message)
-        return "{} {}".format(text, _sentence(self.hint)) if self.hint else text
+        return _joined(text, _sentence(self.hint)) if self.hint else text
 
     def __reduce__(self) -> Tuple[Any, ...]:
         # Exceptions are rebuilt from `args`, which hold less than __init__ takes: restore the state by hand, so that

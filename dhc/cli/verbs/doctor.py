@@ -46,6 +46,7 @@ def doctor(
         data["cache"] = _cache(clear_cache)
         data["devices"] = {found.kind: _probe_data(found) for found in (future.result() for future in waiting)}
     data["extras"] = _extras()
+    data["targets"] = _targets()
     _show(out, data)
     missing = [extra for extra in data["extras"] if extra["missing"]]
     out.end(data, missing[0]["command"] if missing and missing[0]["name"] == "imaging" else "dhc demo")
@@ -137,6 +138,12 @@ def _probe_data(found: Any) -> dict[str, Any]:
     return {"devices": found.devices, "version": found.version, "problem": found.problem, "remedy": found.remedy}
 
 
+def _targets() -> list[str]:
+    from dhc.backends.registry import backend_names
+
+    return backend_names()
+
+
 def _extras() -> list[dict[str, Any]]:
     from dhc.cli.extras import EXTRAS
 
@@ -173,6 +180,8 @@ def _show(out: Output, data: dict[str, Any]) -> None:
     for kind, found in data["devices"].items():
         rows.append([kind, "; ".join(found["devices"]) or "none", found["problem"], found["remedy"]])
     out.table(["devices", "found", "problem", "remedy"], rows)
+    version, targets = data["versions"]["dhc"], ", ".join(data["targets"])
+    out.line(f"dhc {version} compiles for the targets {targets}; other devices are planned")
     rows = [
         [extra["name"], "installed" if not extra["missing"] else f"missing {', '.join(extra['missing'])}",
          extra["brings"], extra["command"] if extra["missing"] else ""]

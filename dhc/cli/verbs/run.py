@@ -23,7 +23,7 @@ _SHOWN_STEPS = 30
 
 
 def run(
-    file: Runnable,
+    file: Runnable = "",
     inputs: Inputs = [],  # noqa: B006 - Typer reads the default and never changes it
     pre: Preprocessing = "none",
     output: Annotated[
@@ -48,6 +48,8 @@ def run(
     if pre == "list":
         _list_preprocessing(out)
         return
+    if not file:
+        raise UsageError("Missing argument 'FILE'", hint="`dhc run --help` shows what it takes")
     from dhc.cli.feeds import collect_inputs
     from dhc.cli.preprocessing import find_preprocessing
     from dhc.cli.shapes import parse_shapes
