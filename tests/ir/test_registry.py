@@ -39,6 +39,7 @@ NO_RULE = {
     "determinant": "rounding of an elimination has no simple bound: compared with LAPACK",
     "unique_rows": "its examples and ONNX's cases judge it; the generator draws the op of one dimension",
     "roi_align": "steep between elements: ONNX's cases judge it",
+    "tree_ensemble": "operands describe trees: its examples and ONNX's cases judge it",
     "grid_sample": "steep between elements: ONNX's cases and gradients by differences judge it",
 }
 """Ops that random graphs do not draw, and why."""

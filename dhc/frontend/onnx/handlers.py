@@ -19,7 +19,8 @@ Handler = Callable[["NodeContext"], Any]
 _HANDLERS: dict[tuple[str, str], dict[int, Handler]] = {}
 
 FAMILIES = (
-    "activation", "contraction", "control", "einsum", "elementwise", "gather", "generate", "normalization", "pooling",
+    "activation", "contraction", "control", "einsum", "elementwise", "gather", "generate", "learning",
+    "normalization", "pooling",
     "quantization", "recurrent", "reduction", "resize", "sampling", "shape", "signal", "sorting", "training",
 )  # fmt: skip
 """Modules of `dhc.frontend.onnx.families`, one a family of operators."""

@@ -44,6 +44,7 @@ from dhc.ir.ops import (  # noqa: F401
     sort,
     structural,
     suppression,
+    trees,
     unique_rows,
     text,
     tfidf,

@@ -286,14 +286,19 @@ def scatter_nd_kernel(x, indices, updates, out, code, tuples, width, rows, colum
     return 0
 
 
+def _width(call: Call) -> int:
+    """Length of an index tuple, from the ranks alone: kernels are made for sizes that stand for others."""
+    x, indices, updates = call.types
+    return int(x.rank + indices.rank - 1 - updates.rank)
+
+
 def _columns(call: Call) -> Dim:
-    x, indices, _ = call.types
-    return symbols.product(x.shape[indices.shape[-1] :])
+    return symbols.product(call.types[0].shape[_width(call) :])
 
 
 def _scatter_nd_args(call: Call) -> Sequence[Any]:
     x, indices, _ = call.types
-    width = indices.shape[-1]
+    width = _width(call)
     indexed = x.shape[:width]
     tuples = symbols.product(indices.shape[:-1])
     return [REDUCTIONS.index(call.attrs.reduction), tuples, width, symbols.product(indexed), _columns(call), *indexed]

@@ -16,6 +16,8 @@ from dhc.ir.types import TensorType
 
 MAX_CHANGING_DEPTH = 6
 """Each loop whose sizes change is imported at least twice, with all loops inside: work that doubles with depth."""
+MAX_UNROLLED_BATCH = 64
+"""Scans of opset 8 are written out once for each batch element, up to this many."""
 
 
 def import_body(n: NodeContext, proto: Any, name: str, types: list[Any]) -> tuple[Graph, Scope]:
@@ -180,3 +182,43 @@ def scan(n: NodeContext) -> Any:
         "out_reverse": tuple(n.attr("scan_output_directions") or [0] * outputs),
     }
     return n.b.call("scan", *values, *captures, attrs=attrs, regions=[graph])
+
+
+@onnx_op("Scan", since=8)
+def scan_batches(n: NodeContext) -> Any:
+    """Opset 8: operands have a leading batch axis; the body sees one batch element."""
+    body = n.require_attr("body")
+    scanned = n.require_attr("num_scan_inputs")
+    if n.has(0):
+        n.unsupported("sequence lengths are not supported", "convert the model to opset 9 or later")
+    values = [n.value(i) for i in range(1, len(n))]
+    carried, batch = len(values) - scanned, values[0].shape[0]
+    if not isinstance(batch, int) or not 0 < batch <= MAX_UNROLLED_BATCH:
+        n.unsupported(f"a batch of {batch} is not supported", "convert the model to opset 9 or later")
+    directions = tuple(n.attr("directions") or [0] * scanned)
+    outputs = len(body.output) - carried
+    attrs = {
+        "carried": carried,
+        "scanned": scanned,
+        "in_axes": (0,) * scanned,
+        "out_axes": (0,) * outputs,
+        "in_reverse": directions,
+        "out_reverse": (0,) * outputs,
+    }
+    rows = []
+    for element in range(batch):
+        own = [
+            n.b.reshape(
+                n.b.slice(
+                    v, starts=[element] + [0] * (v.type.rank - 1), sizes=[1, *v.shape[1:]], steps=[1] * v.type.rank
+                ),
+                shape=v.shape[1:],
+            )
+            for v in values
+        ]
+        types = [TensorType(v.dtype, v.shape[i >= carried :]) for i, v in enumerate(own)]
+        graph, scope = import_body(n, body, "body", types)
+        captures = align_captures([(graph, scope)])
+        found = n.b.call("scan", *own, *captures, attrs=attrs, regions=[graph])
+        rows.append(found if isinstance(found, tuple) else (found,))
+    return [n.b.concat(*(n.b.reshape(v, shape=(1, *v.shape)) for v in kind), axis=0) for kind in zip(*rows)]

@@ -6,7 +6,7 @@ from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.families.contraction import convolution_attributes, multiply, without_zero_point
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
-from dhc.ir.dtypes import DType, f32, i32, u8
+from dhc.ir.dtypes import DType, f32, i32, i64, u8
 from dhc.ir.graph import Value
 
 
@@ -18,8 +18,6 @@ def _zero_like(n: NodeContext, scale: Value, dtype: DType) -> Value:
 def quantize(n: NodeContext) -> Value:
     """round(x / scale) + zero point, saturated."""
     x, scale = n.value(0), n.value(1)
-    if n.attr("block_size", 0):
-        n.unsupported("blocked quantization is not supported")
     code = n.attr("output_dtype", 0)
     default = from_onnx_dtype(code, str(n.location)) if code else u8
     zero = n.optional(2)
@@ -29,6 +27,8 @@ def quantize(n: NodeContext) -> Value:
         x = n.b.cast(x, dtype=scale.dtype)
     elif x.dtype != scale.dtype:
         scale = n.b.cast(scale, dtype=x.dtype)
+    if n.attr("block_size", 0):
+        return n.b.quantize(x, _blocks(n, scale, x), _blocks(n, zero, x))
     axis = n.axis(n.attr("axis", 1), x.type.rank) if _per_axis(scale) else 0
     return n.b.quantize(x, _parameter(n, scale), _parameter(n, zero), axis=axis)
 
@@ -37,13 +37,25 @@ def quantize(n: NodeContext) -> Value:
 def dequantize(n: NodeContext) -> Value:
     """(x - zero point) * scale."""
     x, scale = n.value(0), n.value(1)
-    if n.attr("block_size", 0):
-        n.unsupported("blocked quantization is not supported")
     zero = n.optional(2)
     if zero is None:
         zero = _zero_like(n, scale, x.dtype)
+    if n.attr("block_size", 0):
+        return n.b.dequantize(x, _blocks(n, scale, x), _blocks(n, zero, x))
     axis = n.axis(n.attr("axis", 1), x.type.rank) if _per_axis(scale) else 0
     return n.b.dequantize(x, _parameter(n, scale), _parameter(n, zero), axis=axis)
+
+
+def _blocks(n: NodeContext, parameter: Value, x: Value) -> Value:
+    """One number for each block of elements along the axis, repeated for all elements of the block."""
+    axis, size = n.axis(n.attr("axis", 1), x.type.rank), n.attr("block_size", 0)
+    if size < 0 or parameter.type.rank != x.type.rank:
+        n.invalid(f"blocks of {size} with {parameter.type} do not fit {x.type}")
+    if size == 1:
+        return parameter
+    block = n.b.div(n.b.iota(shape=(x.shape[axis],), axis=0, dtype=i64), n.b.constant(size, i64))
+    result: Value = n.b.gather(parameter, block, axis=axis)
+    return result
 
 
 def _per_axis(parameter: Value) -> bool:

@@ -322,7 +322,6 @@ def pad(n: NodeContext) -> Value:
     """Widths as an operand; negative ones crop."""
     x = n.value(0)
     known = n.known(1)
-    widths: tuple[Dim, ...] = tuple(known.reshape(-1)) if known is not None else n.dims(1)
     value = n.optional(2)
     if value is None:
         value = n.b.like(0, x)
@@ -331,7 +330,23 @@ def pad(n: NodeContext) -> Value:
     axes = list(range(x.type.rank))
     if n.has(3):
         axes = [n.axis(int(a), x.type.rank) for a in n.require_const(3, "the axes").reshape(-1)]
+    widths: tuple[Dim, ...] = tuple(known.reshape(-1)) if known is not None else _runtime_widths(n, x, axes)
     return _pad(n, x, axes, widths, value)
+
+
+def _runtime_widths(n: NodeContext, x: Value, axes: list[int]) -> tuple[Dim, ...]:
+    """Widths that depend on data. The padded sizes become symbols: sums of three sizes multiply to long terms."""
+    b, widths, count = n.b, n.value(1), len(axes)
+    if widths.type.rank != 1 or widths.shape[0] != 2 * count:
+        n.invalid(f"{widths.type} does not hold the widths of {count} axes")
+    low, high = (b.slice(widths, starts=[i * count], sizes=[count], steps=[1]) for i in (0, 1))
+    own = tuple(x.shape[a] for a in axes)
+    total = b.add(b.add(low, high), b.dims(values=own))
+    before, after = (tuple(n.scope.graph.fresh_symbol("u") for _ in axes) for _ in range(2))
+    b.read_dims(low, names=before)
+    b.read_dims(total, names=after)
+    first = [symbols.sym(name) for name in before]
+    return (*first, *(symbols.sym(name) - size - a for name, size, a in zip(after, own, first)))
 
 
 def _pad(n: NodeContext, x: Value, axes: list[int], widths: tuple[Dim, ...], value: Value) -> Value:
