@@ -14,7 +14,7 @@ from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph
 from dhc.ir.op import constraints_of
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnxruntime_reference import assert_close, graph_of, run_dhc, run_onnx
+from tests.ir.single_op import assert_close, graph_of, run_dhc, run_onnx
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from dhc.ir.ops.control import if_symbols, loop_symbols
 from dhc.ir.symbols import sym
 from dhc.ir.verifier import verify
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnx_truth import run_onnx
+from tests.ir.single_op import run_onnx
 
 Write = Callable[..., Sequence[Value]]
 SCALAR = ((), "f64")

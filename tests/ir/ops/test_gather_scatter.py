@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from dhc.errors import DhcError, ShapeError
 from dhc.ir.autodiff import gradient
-from tests.ir.ops.calls import apply, graph_of
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnx_truth import run_onnx
+from tests.ir.single_op import graph_of, run_onnx, run_op
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -35,7 +34,7 @@ def test_gather_is_onnx(shape: list[int], index_shape: list[int], seed: int) -> 
     axis = int(rng.integers(-len(shape), len(shape)))
     x, i = floats(rng, shape), indices(rng, shape[axis], index_shape)
     (expected,) = run_onnx("Gather", [x, i], axis=axis)
-    np.testing.assert_array_equal(apply("gather", x, i, axis=axis), expected)
+    np.testing.assert_array_equal(run_op("gather", x, i, axis=axis), expected)
 
 
 @FEW
@@ -46,11 +45,11 @@ def test_elements_are_onnx(shape: list[int], seed: int) -> None:
     smaller = [int(rng.integers(1, n + 1)) for n in shape]
     x, i = floats(rng, shape), indices(rng, shape[axis], smaller)
     (expected,) = run_onnx("GatherElements", [x, i], axis=axis)
-    np.testing.assert_array_equal(apply("gather_elements", x, i, axis=axis), expected)
+    np.testing.assert_array_equal(run_op("gather_elements", x, i, axis=axis), expected)
     updates = floats(rng, smaller)
     for reduction in ("none", "add", "mul", "max", "min"):
         (expected,) = run_onnx("ScatterElements", [x, i, updates], axis=axis, reduction=reduction)
-        actual = apply("scatter_elements", x, i, updates, axis=axis, reduction=reduction)
+        actual = run_op("scatter_elements", x, i, updates, axis=axis, reduction=reduction)
         np.testing.assert_array_equal(actual, expected)
 
 
@@ -62,11 +61,11 @@ def test_tuples_are_onnx(shape: list[int], outer: list[int], seed: int) -> None:
     x = floats(rng, shape)
     i = np.stack([indices(rng, shape[k], outer) for k in range(width)], axis=-1)
     (expected,) = run_onnx("GatherND", [x, i])
-    np.testing.assert_array_equal(apply("gather_nd", x, i), expected)
+    np.testing.assert_array_equal(run_op("gather_nd", x, i), expected)
     updates = floats(rng, [*outer, *shape[width:]])
     for reduction in ("none", "add", "mul", "max", "min"):
         (expected,) = run_onnx("ScatterND", [x, i, updates], reduction=reduction)
-        np.testing.assert_array_equal(apply("scatter_nd", x, i, updates, reduction=reduction), expected)
+        np.testing.assert_array_equal(run_op("scatter_nd", x, i, updates, reduction=reduction), expected)
 
 
 def test_batches_of_tuples_are_onnx() -> None:
@@ -74,8 +73,8 @@ def test_batches_of_tuples_are_onnx() -> None:
     x = floats(rng, (2, 3, 4, 5))
     i = np.stack([indices(rng, n, (2, 3, 2)) for n in (4, 5)], axis=-1)
     (expected,) = run_onnx("GatherND", [x, i], batch_dims=2)
-    np.testing.assert_array_equal(apply("gather_nd", x, i, batch_dims=2), expected)
-    check_gradient(graph_of("gather_nd", [x.astype(np.float64), i], batch_dims=2), [x.astype(np.float64), i])
+    np.testing.assert_array_equal(run_op("gather_nd", x, i, batch_dims=2), expected)
+    check_gradient(graph_of("gather_nd", [x.astype(np.float64), i], {"batch_dims": 2}), [x.astype(np.float64), i])
 
 
 @pytest.mark.parametrize("index", [3, -4])
@@ -86,19 +85,19 @@ def test_indices_out_of_range_fail(index: int) -> None:
         ("scatter_elements", (x, i, one)), ("scatter_nd", (x, i[None], one)),
     ]:  # fmt: skip
         with pytest.raises(DhcError, match=f"index {index} is out of range for axis 0 of size 3"):
-            apply(op, *operands)
+            run_op(op, *operands)
 
 
 def test_shapes_are_checked() -> None:
     x, i = np.zeros((2, 3), np.float32), np.zeros((3, 3), np.int64)
     with pytest.raises(ShapeError, match="3 indices for size 2"):
-        apply("gather_elements", x, i, axis=1)
+        run_op("gather_elements", x, i, axis=1)
     with pytest.raises(ShapeError, match="do not fit rank 2"):
-        apply("gather_nd", x, i)
+        run_op("gather_nd", x, i)
     with pytest.raises(ShapeError, match="axis 0 of the updates"):
-        apply("scatter_nd", x, np.zeros((2, 1), np.int64), np.zeros((1, 3), np.float32))
+        run_op("scatter_nd", x, np.zeros((2, 1), np.int64), np.zeros((1, 3), np.float32))
     with pytest.raises(DhcError, match="truth values"):
-        apply("scatter_nd", np.zeros(2, bool), np.zeros((1, 1), np.int64), np.zeros(1, bool), reduction="add")
+        run_op("scatter_nd", np.zeros(2, bool), np.zeros((1, 1), np.int64), np.zeros(1, bool), reduction="add")
 
 
 def test_repeated_rows_collect_their_cotangents() -> None:
@@ -110,7 +109,7 @@ def test_repeated_rows_collect_their_cotangents() -> None:
 
 def test_equal_candidates_share_the_cotangent() -> None:
     arrays = [np.array([2.0, 1]), np.array([0, 0, 1], np.int64), np.array([2.0, 2, 5])]
-    graph = graph_of("scatter_elements", arrays, reduction="max")
+    graph = graph_of("scatter_elements", arrays, {"reduction": "max"})
     x, updates = gradient(graph).evaluate(*arrays, np.array([3.0, 1]))
     np.testing.assert_array_equal(x, [1, 0])
     np.testing.assert_array_equal(updates, [1, 1, 1])
@@ -122,6 +121,6 @@ def test_factors_of_products_may_be_zero(zeros: tuple[int, ...]) -> None:
     factors = np.array([2.0, -3, 0.5, 1.5, 4])
     factors[list(zeros)] = 0
     arrays = [factors[:2], np.array([1, -1, 0], np.int64), factors[2:]]
-    check_gradient(graph_of("scatter_elements", arrays, reduction="mul"), arrays)
+    check_gradient(graph_of("scatter_elements", arrays, {"reduction": "mul"}), arrays)
     arrays[1] = arrays[1][:, None]
-    check_gradient(graph_of("scatter_nd", arrays, reduction="mul"), arrays)
+    check_gradient(graph_of("scatter_nd", arrays, {"reduction": "mul"}), arrays)

@@ -60,7 +60,7 @@ ACTIVATIONS: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "onnx", "attrs"), ACTIVATIONS, ids=lambda v: v if isinstance(v, str) else None)
 def test_activations_against_onnxruntime(name: str, onnx: str, attrs: dict[str, Any]) -> None:
     x = np.concatenate([np.linspace(-9, 9, 200), [0.0, 40, -40]]).astype(np.float32)
-    np.testing.assert_allclose(run_op(name, x, **attrs), run_onnx(onnx, x, **attrs), rtol=3e-6, atol=3e-6)
+    np.testing.assert_allclose(run_op(name, x, **attrs), run_onnx(onnx, [x], **attrs)[0], rtol=3e-6, atol=3e-6)
 
 
 def test_silu() -> None:

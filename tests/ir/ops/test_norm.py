@@ -10,7 +10,7 @@ import pytest
 from dhc.errors import ShapeError, TypeMismatchError
 from dhc.ir.autodiff import parts_of
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnxruntime_reference import assert_close, graph_of, run_dhc, run_onnx
+from tests.ir.single_op import assert_close, graph_of, run_dhc, run_onnx
 
 
 def _normal(seed: int, *shape: int) -> np.ndarray:

@@ -11,9 +11,8 @@ from dhc.errors import ShapeError
 from dhc.ir.autodiff import gradient
 from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph
-from tests.ir.ops.calls import apply
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnx_truth import run_onnx
+from tests.ir.single_op import run_onnx, run_op
 
 MODES = ["constant", "reflect", "edge", "wrap"]
 
@@ -23,14 +22,14 @@ def test_pad_is_numpy_pad(size: int, low: int, high: int, mode: str) -> None:
     x = np.arange(2 * size, dtype=np.float32).reshape(2, size) + 1
     widths = [(0, 1), (low, high)]
     expected = np.pad(x, widths, mode, constant_values=-3) if mode == "constant" else np.pad(x, widths, mode)  # type: ignore[call-overload]
-    np.testing.assert_array_equal(apply("pad", x, np.float32(-3), low=(0, low), high=(1, high), mode=mode), expected)
+    np.testing.assert_array_equal(run_op("pad", x, np.float32(-3), low=(0, low), high=(1, high), mode=mode), expected)
 
 
 @given(low=st.integers(-3, 3), high=st.integers(-3, 3))
 def test_negative_widths_crop_as_in_onnx(low: int, high: int) -> None:
     x = np.arange(6, dtype=np.float32)
     (expected,) = run_onnx("Pad", [x, np.array([low, high], np.int64), np.array(9, np.float32)], mode="constant")
-    np.testing.assert_array_equal(apply("pad", x, np.float32(9), low=(low,), high=(high,)), expected)
+    np.testing.assert_array_equal(run_op("pad", x, np.float32(9), low=(low,), high=(high,)), expected)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "u8", "i64", "f16", "c64"])
@@ -45,9 +44,9 @@ def test_pad_takes_every_type(dtype: str) -> None:
 
 def test_impossible_widths() -> None:
     with pytest.raises(ShapeError, match="negative size"):
-        apply("pad", np.zeros(2, np.float32), np.float32(0), low=(-2,), high=(-1,))
+        run_op("pad", np.zeros(2, np.float32), np.float32(0), low=(-2,), high=(-1,))
     with pytest.raises(ShapeError, match="nothing to repeat"):
-        apply("pad", np.zeros((0,), np.float32), np.float32(0), low=(1,), high=(0,), mode="edge")
+        run_op("pad", np.zeros((0,), np.float32), np.float32(0), low=(1,), high=(0,), mode="edge")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -9,7 +9,7 @@ import pytest
 
 from dhc.errors import ShapeError
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnxruntime_reference import assert_close, graph_of, run_dhc, run_onnx
+from tests.ir.single_op import assert_close, graph_of, run_dhc, run_onnx
 
 
 def _case(seed: int, dilated: bool = True) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:

@@ -23,11 +23,11 @@ def test_against_onnxruntime(stored: type, axis: int | None) -> None:
     scale = rng.uniform(0.05, 3, shape).astype(np.float32)
     zero_point = rng.integers(0, 100, shape).astype(stored)
     attrs = {} if axis is None else {"axis": axis}
-    wanted = run_onnx("QuantizeLinear", x, scale, zero_point, opset=21, **attrs)
+    (wanted,) = run_onnx("QuantizeLinear", [x, scale, zero_point], **attrs)
     got = run_op("quantize", x, scale, zero_point, **attrs)
     assert got.dtype == stored
     np.testing.assert_array_equal(got, wanted)
-    back = run_onnx("DequantizeLinear", got, scale, zero_point, opset=21, **attrs)
+    (back,) = run_onnx("DequantizeLinear", [got, scale, zero_point], **attrs)
     np.testing.assert_array_equal(run_op("dequantize", got, scale, zero_point, **attrs), back)
 
 

@@ -18,7 +18,7 @@ from dhc.ir.op import Call
 from dhc.ir.ops.recurrent import ACTIVATIONS
 from tests.ir.op_examples import examples_for
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnxruntime_reference import assert_close, graph_of, run_dhc, run_onnx
+from tests.ir.single_op import assert_close, graph_of, run_dhc, run_onnx
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 ONNX_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}

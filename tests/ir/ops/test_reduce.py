@@ -25,7 +25,7 @@ ONNX_NAMES = {
 def test_against_onnxruntime(name: str, axes: tuple[int, ...], keepdims: bool) -> None:
     x = np.random.default_rng(1).uniform(-2, 2, (3, 4, 5)).astype(np.float32)
     operands = [x, np.array(axes, np.int64)] if axes else [x]
-    wanted = run_onnx(ONNX_NAMES[name], *operands, keepdims=int(keepdims))
+    (wanted,) = run_onnx(ONNX_NAMES[name], operands, keepdims=int(keepdims))
     got = run_op(name, x, axes=axes, keepdims=keepdims)
     assert got.shape == wanted.shape
     np.testing.assert_allclose(got, wanted, rtol=2e-6, atol=1e-6)
@@ -95,7 +95,7 @@ def test_axes_are_checked() -> None:
 )
 def test_positions_against_onnxruntime(name: str, onnx: str, last: bool, keepdims: bool, axis: int) -> None:
     x = np.random.default_rng(2).integers(0, 3, (4, 5)).astype(np.float32)  # many ties
-    wanted = run_onnx(onnx, x, axis=axis, keepdims=int(keepdims), select_last_index=int(last))
+    (wanted,) = run_onnx(onnx, [x], axis=axis, keepdims=int(keepdims), select_last_index=int(last))
     got = run_op(name, x, axis=axis, keepdims=keepdims, last=last)
     assert got.dtype == np.int64
     np.testing.assert_array_equal(got, wanted)
@@ -129,4 +129,4 @@ def test_running_totals(name: str, exclusive: bool, reverse: bool) -> None:
     np.testing.assert_array_equal(run_op(name, x.T.copy(), axis=0, **options), by_row.T)
     if name == "cumsum":
         flags = {"exclusive": int(exclusive), "reverse": int(reverse)}
-        np.testing.assert_array_equal(by_row, run_onnx("CumSum", x, np.array(1, np.int64), **flags))
+        np.testing.assert_array_equal(by_row, run_onnx("CumSum", [x, np.array(1, np.int64)], **flags)[0])

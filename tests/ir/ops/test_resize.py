@@ -9,7 +9,7 @@ import pytest
 
 from dhc.errors import ShapeError
 from tests.ir.ops.finite_differences import check_gradient
-from tests.ir.ops.onnxruntime_reference import assert_close, graph_of, onnx, run_dhc, run_onnx
+from tests.ir.single_op import assert_close, graph_of, run_dhc, run_onnx
 
 COORDINATES = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
 ROUNDINGS = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
@@ -72,6 +72,7 @@ def test_cubic(scale: tuple[float, float], coordinate: str, outside: bool) -> No
 @pytest.mark.parametrize("coordinate", ["half_pixel", "asymmetric"])
 @pytest.mark.parametrize("outside", [False, True])
 def test_antialias_agrees_with_onnx(mode: str, scale: tuple[float, float], coordinate: str, outside: bool) -> None:
+    import onnx
     from onnx.reference import ReferenceEvaluator
 
     x = _x(1, 1, 9, 8)

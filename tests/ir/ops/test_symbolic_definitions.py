@@ -13,8 +13,8 @@ from dhc.ir import symbols
 from dhc.ir.dtypes import i64
 from dhc.ir.kinds import Contract, Reduce, ReduceSpec
 from dhc.ir.op import Call
-from tests.ir.ops.onnxruntime_reference import graph_of, run_dhc
 from tests.ir.scalar_evaluation import evaluate_kind
+from tests.ir.single_op import graph_of, run_dhc
 
 
 def _bound(spec: ReduceSpec, sizes: dict[str, int]) -> ReduceSpec:
