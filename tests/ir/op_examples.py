@@ -207,7 +207,7 @@ def _given(op: OpDef) -> Iterator[Example]:
         own = tuple(dt.dtype(a.dtype) for a in arrays)
         base = Example(op, f"given{number}", arrays, dict(attrs), own, _finite(arrays))
         yield base
-        if not own or not op.operands[0].dtypes >= {own[0]}:
+        if not own or own[0].kind == "s" or not op.operands[0].dtypes >= {own[0]}:
             continue
         for dtype in _sweep_first(op):
             if dtype == own[0]:

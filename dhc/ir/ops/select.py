@@ -14,6 +14,7 @@ from dhc.ir.graph import Node, Value
 from dhc.ir.inference import require_rank
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
+from dhc.ir.precision import wide_array
 from dhc.ir.registry import register
 from dhc.ir.symbols import Dim, sym
 from dhc.ir.types import TensorType
@@ -171,8 +172,11 @@ def _unique_type(call: Call) -> list[TensorType]:
 
 
 def _unique_reference(call: Call, x: np.ndarray) -> tuple[np.ndarray, ...]:
-    values, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(x.shape)
+    # NumPy knows of its own floats alone that NaN is equal to itself and larger than all numbers.
+    wide, first, inverse, counts = np.unique(
+        wide_array(x), return_index=True, return_inverse=True, return_counts=True
+    )
+    values, inverse = wide.astype(x.dtype), inverse.reshape(x.shape)
     if not call.attrs.sorted:
         order = np.argsort(first)
         values, first, counts = values[order], first[order], counts[order]

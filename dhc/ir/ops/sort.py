@@ -13,6 +13,7 @@ from dhc.ir.dtypes import BOOL, REALS, i64
 from dhc.ir.graph import Node, Value
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Attr, Call, OpDef, Operand
+from dhc.ir.precision import wide_array
 from dhc.ir.registry import register
 from dhc.ir.symbols import Dim
 from dhc.ir.types import TensorType
@@ -98,6 +99,7 @@ def _sorter(kept: Any, descending: Any) -> Opaque:
 
 def stable_order(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
     """Positions that sort `x`; equal keys keep their order in both directions."""
+    x = wide_array(x)  # NumPy knows of its own floats alone that NaN comes last
     if not descending:
         return np.argsort(x, axis=axis, kind="stable").astype(np.int64)
     backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")

@@ -10,7 +10,7 @@ from functools import cached_property
 from types import CodeType
 from typing import Any
 
-from dhc_runtime.errors import CompileError
+from dhc_runtime.errors import CompileError, DhcError
 
 from dhc.backends.loop.functions import HALF
 from dhc.backends.loop.generalize import SizeSymbols
@@ -104,7 +104,14 @@ def lower_opaque(node: Node) -> LoweredOpaque:
     kind = node.op.kind
     if not isinstance(kind, Opaque):
         raise CompileError(f"{node.op.name} is not an opaque op", where=str(node.location))
-    sizes = SizeSymbols([node])
+    try:
+        return _lower(node, kind, SizeSymbols([node]))
+    except (TypeError, ValueError, AssertionError, DhcError):
+        # An op that needs to know a size (the width of index tuples) gets the sizes as they are.
+        return _lower(node, kind, SizeSymbols([node], enabled=False))
+
+
+def _lower(node: Node, kind: Opaque, sizes: SizeSymbols) -> LoweredOpaque:
     call = sizes.call(node)
     params: dict[Dim, str] = {}
 

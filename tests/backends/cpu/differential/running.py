@@ -56,7 +56,9 @@ SMALLEST = {"f64": 5e-324, "f32": 1.4e-45, "f16": 6e-8, "bf16": 9.2e-41, "c64": 
 """The smallest positive number: half units are no smaller than that."""
 
 
-def assert_close(wanted: Any, found: Any, *, roundings: float = 8, own_scale: bool = False, what: str = "") -> None:
+def assert_close(
+    wanted: Any, found: Any, *, roundings: float = 8, own_scale: bool = False, least: float = 0, what: str = ""
+) -> None:
     """Equal dtype and shape; integers and bools bit for bit; floats within a number of roundings; NaN where NaN is.
 
     Args:
@@ -64,6 +66,7 @@ def assert_close(wanted: Any, found: Any, *, roundings: float = 8, own_scale: bo
         found: from the CPU.
         roundings: allowed difference in half units in the last place.
         own_scale: the unit is that of each element alone, else of the largest finite one (sums cancel).
+        least: the size of the numbers that were added, when they are larger than the result.
         what: named in the message.
     """
     a, b = np.asarray(wanted), np.asarray(found)
@@ -77,7 +80,7 @@ def assert_close(wanted: Any, found: Any, *, roundings: float = 8, own_scale: bo
     with np.errstate(invalid="ignore", over="ignore"):
         same = (x == y) | (np.isnan(x) & np.isnan(y))
         both = np.isfinite(x) & np.isfinite(y)
-        scale = np.abs(x) if own_scale else np.abs(x[np.isfinite(x)]).max(initial=0.0)
+        scale = np.abs(x) if own_scale else max(least, np.abs(x[np.isfinite(x)]).max(initial=0.0))
         limit = roundings * np.maximum(ROUNDINGS[kind.name] * scale, SMALLEST[kind.name])
         near = same | (both & (np.abs(x - y) <= limit))
     assert near.all(), f"{what}: {b[~near][:4]}, not {a[~near][:4]} at {np.argwhere(~near)[:4].tolist()}"

@@ -20,6 +20,8 @@ from tests.ir.op_examples import REGION_OPS, Example, examples_for
 
 ROUNDINGS = 16.0
 """Half units in the last place that one op may differ by: libm functions, and sums in another order."""
+SUMS = ("gelu", "resize")
+"""Ops that are defined element by element and yet add numbers that may cancel."""
 
 
 def is_plain(op: OpDef) -> bool:
@@ -66,10 +68,17 @@ def build(op: OpDef, examples: list[Example]) -> tuple[Graph, dict[str, np.ndarr
     return graph, inputs, wanted
 
 
+def largest(inputs: dict[str, np.ndarray]) -> float:
+    """The largest plain number among float inputs: what sums that cancel are measured by."""
+    floats = [np.abs(a.astype(np.complex128)) for a in inputs.values() if a.dtype.kind not in "iub" and a.size]
+    return max((float(a[np.isfinite(a) & (a < 200)].max(initial=0)) for a in floats), default=0.0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_op(op: OpDef) -> None:
     checked = 0
-    own_scale = isinstance(op.kind, (Elementwise, Map))
+    own_scale = isinstance(op.kind, (Elementwise, Map)) and op.name not in SUMS
     for _, group in groups_of(op).items():
         taken = [example for example in group if supported(example)]
         symbolic = any(a.kind == "symbol" for a in op.attrs)
@@ -77,9 +86,10 @@ def test_op(op: OpDef) -> None:
             if not examples:
                 continue
             graph, inputs, wanted = build(op, examples)
+            least = 0 if op.name == "reduce_prod" else largest(inputs)
             found = run(dhc.compile(graph).session(threads=1), graph, inputs)
             for (what, array), result in zip(wanted, found, strict=True):
-                assert_close(array, result, roundings=ROUNDINGS, own_scale=own_scale, what=what)
+                assert_close(array, result, roundings=ROUNDINGS, own_scale=own_scale, least=0 if own_scale else least, what=what)
                 checked += 1
     assert checked or not any(supported(e) for e in examples_for(op))
 
