@@ -16,7 +16,7 @@ MAX_FILE_BYTES = 2**31 - 1
 """Protobuf's own limit on a message."""
 MAX_DEPTH = 24
 """Nested graphs deeper than this are refused."""
-MIN_OPSET = 7
+MIN_OPSET = 6
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,17 @@ def unary(n: NodeContext) -> Value:
 @onnx_op(*_BINARY)
 def binary(n: NodeContext) -> Value:
     """Two operands with broadcasting."""
-    return n.b.call(_BINARY[n.proto.op_type], n.value(0), n.value(1))
+    return n.b.call(_BINARY[n.proto.op_type], n.value(0), placed(n, n.value(0), n.value(1)))
+
+
+def placed(n: NodeContext, a: Value, b: Value) -> Value:
+    """The second operand with its axes where they belong: before opset 7 ``axis`` says where in the first one's."""
+    if n.opset >= 7 or not n.attr("broadcast", 0) or n.attr("axis") is None:
+        return b
+    after = a.type.rank - n.axis(n.attr("axis"), a.type.rank) - b.type.rank
+    if after < 0:
+        n.invalid(f"the second operand, {b.type}, does not fit into {a.type} from axis {n.attr('axis')} on")
+    return n.b.reshape(b, shape=(*b.shape, *[1] * after)) if after else b
 
 
 @onnx_op("Reciprocal")
@@ -54,7 +64,8 @@ def is_inf(n: NodeContext) -> Value:
 @onnx_op("Pow")
 def power(n: NodeContext) -> Value:
     """The exponent may have another dtype; the result has the base's."""
-    base, exponent = n.value(0), n.value(1)
+    base = n.value(0)
+    exponent = placed(n, base, n.value(1))
     if base.dtype == exponent.dtype:
         return n.b.pow(base, exponent)
     if base.dtype.is_float or not exponent.dtype.is_float:
@@ -113,6 +124,10 @@ def convert(n: NodeContext, x: Value, dtype: DType) -> Value:
     """A cast, saturating unless the node says otherwise."""
     if x.dtype == dtype:
         return x
+    if dtype.kind == "s":
+        return n.b.to_string(x)
+    if x.dtype.kind == "s":
+        return n.b.from_string(x, dtype=dtype)
     if x.dtype.is_float and dtype in SUB_BYTE:
         x = n.b.cast(x, dtype="i32")  # four-bit integers keep the low bits of the whole number
     rounding = n.attr("round_mode", "up")
@@ -189,6 +204,8 @@ def _training_dropout(n: NodeContext, x: Value, ratio: float) -> list[Value | No
 def prelu(n: NodeContext) -> Value:
     """X where x >= 0, else slope * x."""
     x, slope = n.value(0), n.value(1)
+    if n.opset < 7 and slope.type.rank == 1 and slope.shape[0] != 1 and x.type.rank > 1:
+        slope = n.b.reshape(slope, shape=(*slope.shape, *[1] * (x.type.rank - 2)))  # one for each channel
     return n.b.where(n.b.lt(x, n.b.like(0, x)), n.b.mul(slope, x), x)
 
 

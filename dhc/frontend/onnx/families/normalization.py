@@ -16,6 +16,8 @@ def batch_normalization(n: NodeContext) -> Any:
     x, *parameters = (n.value(i) for i in range(5))
     parameters = [p if p.dtype == x.dtype else n.b.cast(p, dtype=x.dtype) for p in parameters]
     epsilon = n.attr("epsilon", 1e-5)
+    if n.opset < 7 and not n.attr("is_test", 0):
+        n.unsupported("training mode before opset 14 is not supported", "export it for inference")
     if n.opset < 14 and any(n.wants(i) for i in range(1, 5)):
         n.unsupported("training mode before opset 14 is not supported", "export it for inference")
     if not n.attr("training_mode", 0):
