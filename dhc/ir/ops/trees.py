@@ -22,9 +22,9 @@ _REAL = frozenset({f32, f64})
 _COMPARE = (np.less_equal, np.less, np.greater_equal, np.greater, np.equal, np.not_equal)
 
 
-def tree_kernel(
+def tree_kernel(  # type: ignore[no-untyped-def]
     x, splits, nodes, roots, weights, owners, out, features, count, trees, leaves, targets, code, first, end
-):  # type: ignore[no-untyped-def]
+):
     """Work item: one row. A branch is a node, or a leaf written as -1 - leaf; too long a path is a cycle."""
     for row in range(first, end):
         start = 0.0
