@@ -11,6 +11,7 @@ from dhc.ir.inference import require_rank
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
 from dhc.ir.ops.select import new_dim
+from dhc.ir.precision import wide_array
 from dhc.ir.registry import register
 from dhc.ir.types import TensorType
 
@@ -105,7 +106,7 @@ def _type(call: Call) -> list[TensorType]:
 
 def _reference(call: Call, x: np.ndarray) -> tuple[np.ndarray, ...]:
     # Elements become their ranks, so that NaN equals NaN and signed zeros are equal.
-    ranks = np.unique(x, return_inverse=True)[1].reshape(x.shape)
+    ranks = np.unique(wide_array(x), return_inverse=True)[1].reshape(x.shape)
     keys = [ranks[:, c] for c in reversed(range(x.shape[1]))]
     order = np.lexsort(keys) if keys else np.arange(len(x))
     different = np.any(ranks[order][1:] != ranks[order][:-1], axis=1)
