@@ -9,10 +9,10 @@ from dhc.ir.location import Location
 from dhc.ir.op import Attr, Call, Cost, Limitation, NotDifferentiable, OpDef, Operand
 from dhc.ir.registry import all_ops, get, has, register
 from dhc.ir.symbols import Dim, SymExpr, sym
-from dhc.ir.types import ImageType, OptionalType, QuantType, SequenceType, TensorType
+from dhc.ir.types import ImageType, LooseTensorType, OptionalType, QuantType, SequenceType, TensorType
 
 __all__ = [
-    "Attr", "Builder", "Call", "Cost", "DType", "Dim", "Graph", "ImageType", "Limitation", "Location", "Node",
-    "NotDifferentiable", "OpDef", "Operand", "OptionalType", "QuantType", "SequenceType", "SymExpr", "TensorType",
-    "Use", "Value", "all_ops", "builder_of", "dtype", "get", "has", "register", "sym",
+    "Attr", "Builder", "Call", "Cost", "DType", "Dim", "Graph", "ImageType", "Limitation", "Location",
+    "LooseTensorType", "Node", "NotDifferentiable", "OpDef", "Operand", "OptionalType", "QuantType", "SequenceType",
+    "SymExpr", "TensorType", "Use", "Value", "all_ops", "builder_of", "dtype", "get", "has", "register", "sym",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dhc.ir.symbols import Dim
-from dhc.ir.types import ImageType, OptionalType, SequenceType, TensorType
+from dhc.ir.types import ImageType, LooseTensorType, OptionalType, SequenceType, TensorType, accepts
 
 
 def dims_agree(a: Dim, b: Dim) -> bool:
@@ -25,6 +25,10 @@ def type_difference(given: Any, inferred: Any) -> str | None:
         if type(given) is not type(inferred):
             return message
         return None if type_difference(given.element, inferred.element) is None else message
+    if isinstance(given, LooseTensorType) or isinstance(inferred, LooseTensorType):
+        tensors = (LooseTensorType, TensorType)
+        fits = isinstance(given, tensors) and isinstance(inferred, tensors) and accepts(inferred, given)
+        return None if fits else message
     if not isinstance(given, TensorType) or not isinstance(inferred, TensorType):
         return message
     if given.dtype != inferred.dtype or given.rank != inferred.rank:

@@ -14,7 +14,7 @@ from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.kinds import Structural
 from dhc.ir.op import Call
-from dhc.ir.types import TensorType
+from dhc.ir.types import OptionalType, SequenceType, TensorType
 
 MAX_RESULT_BYTES = 8 * 2**30
 """Nodes whose results are larger are refused: the interpreter is for checking, not for large work."""
@@ -66,6 +66,34 @@ def run_graph(
     return [environment[v] for v in graph.outputs]
 
 
+def check_host_value(type_: Any, value: Any, what: str, where: str | None = None) -> Any:
+    """A value of a sequence or optional type; its elements must fit too.
+
+    Raises:
+        TypeMismatchError: it does not fit the type.
+        ShapeError: the shape of an element does not.
+    """
+    if isinstance(type_, OptionalType):
+        return None if value is None else check_host_value(type_.element, value, what, where)
+    if isinstance(type_, SequenceType):
+        if not isinstance(value, (list, tuple)):
+            raise TypeMismatchError(f"{what} is {type_}, got {type(value).__name__}", where, hint="pass a list")
+        return [check_host_value(type_.element, v, f"element {i} of {what}", where) for i, v in enumerate(value)]
+    if value is None or isinstance(value, (list, tuple)):
+        raise TypeMismatchError(f"{what} is {type_}, got {type(value).__name__}", where, hint="pass an array")
+    array = np.asarray(value)
+    if type_.dtype.kind == "s" and array.dtype.kind == "U":
+        array = array.astype(object)
+    if array.dtype != type_.dtype.numpy:
+        raise TypeMismatchError(f"{what} is {type_}, got {array.dtype}", where)
+    shape = type_.shape
+    if shape is None:
+        return array
+    if len(shape) != array.ndim or any(isinstance(d, int) and d != n for d, n in zip(shape, array.shape)):
+        raise ShapeError(f"{what} is {type_}, got shape {array.shape}", where)
+    return array
+
+
 def _last_uses(graph: Graph) -> dict[Value, Node]:
     last: dict[Value, Node] = {}
     for node in graph:
@@ -78,8 +106,10 @@ def _last_uses(graph: Graph) -> dict[Value, Node]:
 
 def _check_input(graph: Graph, value: Value, array: Any) -> Any:
     if not isinstance(value.type, TensorType):
-        return array
+        return check_host_value(value.type, array, f"input {value.name!r} of graph {graph.name!r}")
     array = np.asarray(array)
+    if value.type.dtype.kind == "s" and array.dtype.kind == "U":
+        array = array.astype(object)
     if array.dtype != value.type.dtype.numpy:
         raise TypeMismatchError(
             f"input {value.name!r} of graph {graph.name!r} is {value.type.dtype}, got {array.dtype}",
@@ -177,7 +207,7 @@ def _require_memory(call: Call) -> None:
 def _check_result(node: Node, value: Value, result: Any, bound: dict[str, int]) -> Any:
     """Dtype and shape of a result must be the inferred ones; new symbols of the node are bound here."""
     if not isinstance(value.type, TensorType):
-        return result
+        return check_host_value(value.type, result, f"the result of {node.op.name}", str(node.location))
     result = np.asarray(result)
     wanted = value.type.dtype
     if result.dtype != wanted.numpy and not (wanted == as_dtype("str") and result.dtype.kind in "OUS"):

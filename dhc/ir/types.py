@@ -149,8 +149,41 @@ class ImageType(TensorType):
 
 
 @dataclass(frozen=True)
+class LooseTensorType:
+    """Tensors of one element type whose shapes differ: the elements of a sequence, or what an optional may hold.
+
+    No value has this type: an element taken out of its sequence gets a shape, with new symbols for open sizes.
+
+    Attributes:
+        dtype: element type.
+        shape: sizes, None where they differ; None when even the rank differs or is not known.
+        nothing: there is no element yet (then `shape` is None): joins with any shape.
+    """
+
+    dtype: DType
+    shape: tuple[int | None, ...] | None = None
+    nothing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nothing and self.shape is not None:
+            raise ValueError("a type without elements has no shape")
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype}[{'-' if self.nothing else '*'}]"
+        return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+@dataclass(frozen=True)
 class SequenceType:
-    """A list of values of one element type (ONNX sequences)."""
+    """A list of values of one element type (ONNX sequences).
+
+    Sizes that inference finds for elements are numbers or open, never symbols, so that the type means the same in
+    every graph that a sequence passes through.
+    """
 
     element: Type
 
@@ -168,13 +201,63 @@ class OptionalType:
         return f"opt<{self.element}>"
 
 
-Type = Union[TensorType, SequenceType, OptionalType]
+Type = Union[TensorType, LooseTensorType, SequenceType, OptionalType]
+
+
+def loosened(type_: Type) -> Type:
+    """The type as that of an element: sizes that are not numbers are left open, meaning is dropped."""
+    if isinstance(type_, TensorType):
+        if type_.is_static:
+            return TensorType(type_.dtype, type_.shape)
+        return LooseTensorType(type_.dtype, tuple(d if isinstance(d, int) else None for d in type_.shape))
+    if isinstance(type_, LooseTensorType):
+        if type_.shape is None or None in type_.shape:
+            return type_
+        return TensorType(type_.dtype, tuple(d for d in type_.shape if d is not None))
+    return replace(type_, element=loosened(type_.element))
+
+
+def joined(a: Type, b: Type) -> Type | None:
+    """The narrowest type that holds the values of both, in terms of elements; None when there is none.
+
+    A value is also an optional that is present.
+    """
+    if isinstance(a, OptionalType) or isinstance(b, OptionalType):
+        left, right = (t.element if isinstance(t, OptionalType) else t for t in (a, b))
+        inner = joined(left, right)
+        return None if inner is None else OptionalType(inner)
+    if isinstance(a, SequenceType) or isinstance(b, SequenceType):
+        if not (isinstance(a, SequenceType) and isinstance(b, SequenceType)):
+            return None
+        inner = joined(a.element, b.element)
+        return None if inner is None else SequenceType(inner)
+    return _joined_tensors(loosened(a), loosened(b))
+
+
+def _joined_tensors(a: Any, b: Any) -> Type | None:
+    if a.dtype != b.dtype:
+        return None
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, LooseTensorType) and one.nothing:
+            joined_type: Type = other
+            return joined_type
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return LooseTensorType(a.dtype)
+    return loosened(LooseTensorType(a.dtype, tuple(x if x == y else None for x, y in zip(a.shape, b.shape))))
+
+
+def accepts(wanted: Type, given: Type) -> bool:
+    """Whether every value of `given` is one of `wanted`; for sequences and optionals."""
+    common = joined(wanted, given)
+    return common is not None and common == loosened(wanted)
 
 
 def substitute(type_: Any, bindings: Mapping[str, Dim]) -> Any:
     """Replaces symbols in every dim of a type."""
     if isinstance(type_, TensorType):
         return replace(type_, shape=tuple(symbols.substitute(d, bindings) for d in type_.shape))
+    if isinstance(type_, LooseTensorType):
+        return type_
     return replace(type_, element=substitute(type_.element, bindings))
 
 
@@ -182,4 +265,6 @@ def free_symbols(type_: Any) -> list[str]:
     """Symbols that occur in the dims of a type, sorted."""
     if isinstance(type_, TensorType):
         return sorted({s for d in type_.shape for s in symbols.free_symbols(d)})
+    if isinstance(type_, LooseTensorType):
+        return []
     return free_symbols(type_.element)

@@ -299,6 +299,8 @@ class NodeContext:
             return to_array(a.t, self.folder)
         if kind == AttributeProto.GRAPH:
             return a.g
+        if kind == AttributeProto.TYPE_PROTO:
+            return a.tp
         return self.unsupported(f"attribute {name!r} is of a kind that is not supported")
 
     def require_attr(self, name: str) -> Any:

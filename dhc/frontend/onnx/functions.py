@@ -15,7 +15,7 @@ from dhc.frontend.onnx.tensors import to_onnx_dtype
 from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.graph import Value
 from dhc.ir.symbols import format_dim
-from dhc.ir.types import TensorType
+from dhc.ir.types import OptionalType, SequenceType, TensorType, Type
 
 if TYPE_CHECKING:
     from dhc.frontend.onnx.importer import Importer
@@ -184,13 +184,25 @@ def _type_bytes(n: NodeContext, index: int) -> bytes:
             type_ = TensorType(found.dtype, found.array.shape)
         else:
             type_ = TensorType(as_dtype(found.dtype), found.shape)
-        if not isinstance(type_, TensorType):
-            n.unsupported("operands that are not tensors are not supported here")
-        proto.tensor_type.elem_type = to_onnx_dtype(type_.dtype)
-        for dim in type_.shape:
-            entry = proto.tensor_type.shape.dim.add()
-            if isinstance(dim, int):
-                entry.dim_value = dim
-            else:
-                entry.dim_param = format_dim(dim)
+        _fill_type(proto, type_)
     return bytes(proto.SerializeToString())
+
+
+def _fill_type(proto: Any, type_: Type) -> None:
+    """Writes a type into a TypeProto."""
+    if isinstance(type_, SequenceType):
+        _fill_type(proto.sequence_type.elem_type, type_.element)
+        return
+    if isinstance(type_, OptionalType):
+        _fill_type(proto.optional_type.elem_type, type_.element)
+        return
+    proto.tensor_type.elem_type = to_onnx_dtype(type_.dtype)
+    if type_.shape is None:
+        return
+    proto.tensor_type.shape.SetInParent()
+    for dim in type_.shape:
+        entry = proto.tensor_type.shape.dim.add()
+        if isinstance(dim, int):
+            entry.dim_value = dim
+        elif dim is not None:
+            entry.dim_param = format_dim(dim)

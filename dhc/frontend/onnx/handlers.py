@@ -21,22 +21,12 @@ _HANDLERS: dict[tuple[str, str], dict[int, Handler]] = {}
 FAMILIES = (
     "activation", "contraction", "control", "einsum", "elementwise", "gather", "generate", "learning",
     "normalization", "pooling",
-    "quantization", "recurrent", "reduction", "resize", "sampling", "shape", "signal", "sorting", "training",
+    "quantization", "recurrent", "reduction", "resize", "sampling", "sequences", "shape", "signal",
+    "sorting", "text", "training",
 )  # fmt: skip
 """Modules of `dhc.frontend.onnx.families`, one a family of operators."""
 
-_HOST = "sequences, optionals and strings are not supported yet"
-REASONS = {
-    **dict.fromkeys(
-        (
-            "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "RegexFullMatch",
-            "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-            "SequenceMap", "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer",
-        ),
-        _HOST,
-    ),
-    "ImageDecoder": "decode images before the model runs",
-}  # fmt: skip
+REASONS: dict[str, str] = {}
 """Why operators have no handler, and what to do; shown when a model is refused."""
 
 

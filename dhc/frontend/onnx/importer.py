@@ -27,7 +27,7 @@ from dhc.ir import symbols
 from dhc.ir.graph import Graph, Value
 from dhc.ir.location import Location
 from dhc.ir.symbols import Dim, SymExpr
-from dhc.ir.types import OptionalType, SequenceType, TensorType, Type
+from dhc.ir.types import LooseTensorType, OptionalType, SequenceType, TensorType, Type, loosened
 
 NODE_BUDGET = 20_000
 """How many nodes a small model may unfold to; larger ones may unfold to 16 times their size."""
@@ -301,10 +301,26 @@ class Importer:
                     dims.append(symbols.sym(text))
             return TensorType(dtype, tuple(dims))
         if kind == "sequence_type":
-            return SequenceType(self.convert_type(proto.sequence_type.elem_type, graph, name))
+            return SequenceType(self.element_type(proto.sequence_type.elem_type, name))
         if kind == "optional_type":
-            return OptionalType(self.convert_type(proto.optional_type.elem_type, graph, name))
+            return OptionalType(self.element_type(proto.optional_type.elem_type, name))
         raise ModelError(f"value {name!r} has no type that dhc knows", where=self.source)
+
+    def element_type(self, proto: Any, name: str) -> Type:
+        """A TypeProto as the type of elements: sizes without a value, and a rank not given, are left open.
+
+        Raises:
+            ModelError: the type is missing.
+        """
+        kind = proto.WhichOneof("value")
+        if kind != "tensor_type":
+            return self.convert_type(proto, Graph(), name)
+        dtype = from_onnx_dtype(proto.tensor_type.elem_type, f"value {name!r} of {self.source}")
+        if not proto.tensor_type.HasField("shape"):
+            return LooseTensorType(dtype)
+        sizes = [d.dim_value if d.HasField("dim_value") else None for d in proto.tensor_type.shape.dim]
+        shape = tuple(None if d is None or d < 0 else int(d) for d in sizes)
+        return loosened(LooseTensorType(dtype, shape))
 
     def import_outputs(self, proto: Any, scope: Scope) -> None:
         """Returns the outputs of a GraphProto from the graph of a scope."""

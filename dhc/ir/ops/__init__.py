@@ -44,9 +44,9 @@ from dhc.ir.ops import (  # noqa: F401
     sort,
     structural,
     suppression,
-    trees,
-    unique_rows,
     text,
     tfidf,
+    trees,
+    unique_rows,
     view,
 )

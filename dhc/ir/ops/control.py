@@ -20,7 +20,7 @@ from dhc.ir.kinds import Structural
 from dhc.ir.op import Attr, Call, OpDef, Operand
 from dhc.ir.registry import register
 from dhc.ir.symbols import Dim, sym
-from dhc.ir.types import TensorType, free_symbols
+from dhc.ir.types import TensorType, accepts, free_symbols, joined
 
 _SYMBOLS = Attr("symbols", "strs", (), "new symbols for sizes that only run time knows, in order of results and axes")
 _CAPTURES = Operand("values", ANY, variadic=True, sequence=True)
@@ -70,7 +70,7 @@ class _SizeNames:
         self._known: dict[str, Dim] = {}
         changing: set[str] = set()
         for value, outer, later in zip(inputs, given, after):
-            if not isinstance(outer, TensorType):
+            if not isinstance(outer, TensorType) or not isinstance(value.type, TensorType):
                 continue
             for dim, start, following in zip(value.type.shape, outer.shape, later.shape):
                 used = symbols.free_symbols(dim)
@@ -102,7 +102,7 @@ def _check_inputs(call: Call, region: Graph, given: Sequence[Any], what: str) ->
 
 def _check_same_kind(call: Call, wanted: Any, given: Any, what: str) -> None:
     if not isinstance(wanted, TensorType) or not isinstance(given, TensorType):
-        if type(wanted) is not type(given):
+        if isinstance(wanted, TensorType) or not accepts(wanted, given):
             call.fail_type(f"{what} is {wanted}, got {given}")
         return
     if wanted.dtype != given.dtype:
@@ -125,8 +125,8 @@ def _merged_types(
     for a, b in zip(then.outputs, otherwise.outputs):
         if call is not None:
             _check_kinds_of_branches(call, a, b)
-        if not isinstance(a.type, TensorType):
-            merged.append(a.type)
+        if not isinstance(a.type, TensorType) or not isinstance(b.type, TensorType):
+            merged.append(joined(a.type, b.type) or a.type)
             continue
         left, right = ([n.outside(d) for d in v.type.shape] for n, v in zip(names, (a, b)))
         shape = tuple(fresh() if p is None or p != q else p for p, q in zip(left, right))
@@ -135,9 +135,10 @@ def _merged_types(
 
 
 def _check_kinds_of_branches(call: Call, a: Value, b: Value) -> None:
-    same = isinstance(a.type, TensorType) == isinstance(b.type, TensorType)
-    if same and isinstance(a.type, TensorType):
+    if isinstance(a.type, TensorType) and isinstance(b.type, TensorType):
         same = a.type.dtype == b.type.dtype and a.type.rank == b.type.rank
+    else:
+        same = joined(a.type, b.type) is not None
     if not same:
         call.fail_type(f"one branch gives {a.type}, the other {b.type}")
 
@@ -200,8 +201,8 @@ def _carried_types(
     """A size that the body keeps is the initial one; one that it changes is new."""
     result: list[Any] = []
     for start, before, after in zip(initial, inputs, outputs):
-        if not isinstance(start, TensorType):
-            result.append(start)
+        if not isinstance(start, TensorType) or not isinstance(before.type, TensorType):
+            result.append(before.type)  # wide enough for the first value and for what each run gives
             continue
         dims = zip(start.shape, before.type.shape, after.type.shape)
         result.append(TensorType(start.dtype, tuple(s if a in (b, s) else fresh() for s, b, a in dims)))

@@ -11,7 +11,7 @@ from typing import Any
 from dhc.ir import symbols
 from dhc.ir.location import Location
 from dhc.ir.op import Attr
-from dhc.ir.types import ImageType, OptionalType, QuantType, SequenceType, TensorType
+from dhc.ir.types import ImageType, LooseTensorType, OptionalType, QuantType, SequenceType, TensorType
 
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -62,6 +62,8 @@ def format_type(type_: Any) -> str:
         return f"seq<{format_type(type_.element)}>"
     if isinstance(type_, OptionalType):
         return f"opt<{format_type(type_.element)}>"
+    if isinstance(type_, LooseTensorType):
+        return str(type_)
     assert isinstance(type_, TensorType), type_
     text = f"{type_.dtype}[{', '.join(symbols.format_dim(d) for d in type_.shape)}]"
     if type_.quant is not None:

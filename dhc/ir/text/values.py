@@ -14,7 +14,7 @@ from dhc.ir.symbols import Dim
 from dhc.ir.text import dense
 from dhc.ir.text.dims import DimParser
 from dhc.ir.text.lexer import Lexer, Token
-from dhc.ir.types import ImageType, OptionalType, QuantType, SequenceType, TensorType, Type
+from dhc.ir.types import ImageType, LooseTensorType, OptionalType, QuantType, SequenceType, TensorType, Type
 
 MAX_DEPTH = 40
 """Sequence and optional types inside each other."""
@@ -145,6 +145,9 @@ class ValueParser:
             self.token(">")
             return SequenceType(element) if start.text == "seq" else OptionalType(element)
         dtype = self._dtype()
+        loose = self._loose(dtype) if depth else None
+        if loose is not None:
+            return loose
         shape = tuple(self.listed("dim"))
         quant, image = None, None
         if lexer.peek()[:2] == ("name", "quant"):
@@ -157,6 +160,36 @@ class ValueParser:
             return TensorType(dtype, shape, quant=quant)
         except ValueError as error:
             raise lexer.fail(str(error), start) from None
+
+    def _loose(self, dtype: DType) -> LooseTensorType | None:
+        """A type of elements with open sizes: ``f32[?, 3]``, ``f32[*]``, ``f32[-]``; None when it is another."""
+        lexer = self._lexer
+        if lexer.peek().kind != "[":
+            return None
+        if lexer.peek(1).kind in ("*", "-") and lexer.peek(2).kind == "]":
+            lexer.take()
+            mark = lexer.take().kind
+            lexer.take()
+            return LooseTensorType(dtype, nothing=mark == "-")
+        distance, open_sizes = 1, False
+        while lexer.peek(distance).kind in ("?", "int", ","):
+            open_sizes = open_sizes or lexer.peek(distance).kind == "?"
+            distance += 1
+        if not open_sizes:
+            return None
+        lexer.take()
+        shape: list[int | None] = []
+        while lexer.peek().kind != "]":
+            token = lexer.peek()
+            if token.kind == "?":
+                lexer.take()
+                shape.append(None)
+            else:
+                shape.append(int(self.token("int", "a size or ?").text))
+            if lexer.peek().kind != "]":
+                self.token(",")
+        lexer.take()
+        return LooseTensorType(dtype, tuple(shape))
 
     def _fields(self, kinds: Mapping[str, str]) -> dict[str, Any]:
         lexer = self._lexer

@@ -12,7 +12,7 @@ from dhc.ir.dtypes import boolean, i64
 from dhc.ir.graph import Graph, Value
 from dhc.ir.ops.control import if_symbols, loop_symbols
 from dhc.ir.symbols import SymExpr
-from dhc.ir.types import TensorType
+from dhc.ir.types import TensorType, joined
 
 MAX_CHANGING_DEPTH = 6
 """Each loop whose sizes change is imported at least twice, with all loops inside: work that doubles with depth."""
@@ -142,10 +142,16 @@ def _widened(n: NodeContext, before: list[Any], after: list[Any], general: set[s
     """Types that hold before and after an iteration: sizes that change become symbols (noted in `general`)."""
     result = []
     for a, b in zip(before, after, strict=True):
-        if not isinstance(a, TensorType) or a == b:
+        if a == b:
             result.append(a)
             continue
-        if not isinstance(b, TensorType) or a.dtype != b.dtype or a.rank != b.rank:
+        if not isinstance(a, TensorType) or not isinstance(b, TensorType):
+            common = joined(a, b)
+            if common is None:
+                n.unsupported(f"a carried value changes its type from {a} to {b}")
+            result.append(common)
+            continue
+        if a.dtype != b.dtype or a.rank != b.rank:
             n.unsupported(f"a carried value changes its type from {a} to {b}")
         dims: list[Any] = []
         for x, y in zip(a.shape, b.shape):

@@ -1,0 +1,161 @@
+"""Sequences and optionals. SequenceMap needs no handler: ONNX defines it as a loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dhc.frontend.onnx.context import NodeContext
+from dhc.frontend.onnx.handlers import onnx_op
+from dhc.frontend.onnx.tensors import from_onnx_dtype
+from dhc.ir.dtypes import boolean
+from dhc.ir.graph import Value
+from dhc.ir.ops.sequence import open_sizes
+from dhc.ir.types import LooseTensorType, OptionalType, SequenceType, Type
+
+
+def _sequence(n: NodeContext, index: int = 0) -> Value:
+    value = n.value(index)
+    if not isinstance(value.type, SequenceType):
+        n.invalid(f"input {index} should be a sequence, it is {value.type}")
+    return value
+
+
+def _position(n: NodeContext, index: int) -> list[Value]:
+    """An optional operand that says where; as a list of none or one scalar."""
+    if not n.has(index):
+        return []
+    value = n.value(index)
+    return [value if value.type.rank == 0 else n.b.reshape(value, shape=())]
+
+
+def _fresh(n: NodeContext, count: int) -> tuple[str, ...]:
+    return tuple(n.scope.graph.fresh_symbol("u") for _ in range(count))
+
+
+def _require_rank(n: NodeContext, element: Type) -> None:
+    if isinstance(element, LooseTensorType) and element.shape is None:
+        what = "before the first one is inserted" if element.nothing else "of different or unknown rank"
+        n.unsupported(
+            f"elements of a sequence are taken out {what}",
+            hint="declare the shape of the elements in the model's inputs",
+        )
+
+
+@onnx_op("SequenceEmpty", since=11)
+def sequence_empty(n: NodeContext) -> Value:
+    """No elements; float by default."""
+    return n.b.sequence_empty(dtype=from_onnx_dtype(n.attr("dtype", 1), str(n.location)))
+
+
+@onnx_op("SequenceConstruct", since=11)
+def sequence_construct(n: NodeContext) -> Value:
+    """The operands in a sequence."""
+    return n.b.sequence_construct(*n.values())
+
+
+@onnx_op("SequenceInsert", since=11)
+def sequence_insert(n: NodeContext) -> Value:
+    """A tensor before a position or at the end."""
+    return n.b.sequence_insert(_sequence(n), n.value(1), *_position(n, 2))
+
+
+@onnx_op("SequenceErase", since=11)
+def sequence_erase(n: NodeContext) -> Value:
+    """All but one element."""
+    return n.b.sequence_erase(_sequence(n), *_position(n, 1))
+
+
+@onnx_op("SequenceAt", since=11)
+def sequence_at(n: NodeContext) -> Value:
+    """One element."""
+    sequence = _sequence(n)
+    n.value(1)
+    element = sequence.type.element
+    _require_rank(n, element)
+    return n.b.sequence_at(sequence, *_position(n, 1), symbols=_fresh(n, open_sizes(element)))
+
+
+@onnx_op("SequenceLength", since=11)
+def sequence_length(n: NodeContext) -> Value:
+    """How many elements there are."""
+    return n.b.sequence_length(_sequence(n))
+
+
+@onnx_op("SplitToSequence", since=11)
+def split_to_sequence(n: NodeContext) -> Value:
+    """Pieces of a tensor; known sizes become slices."""
+    x = n.value(0)
+    axis = n.axis(n.attr("axis", 0), x.type.rank)
+    keepdims = bool(n.attr("keepdims", 1))
+    length = x.shape[axis]
+    sizes = n.const(1) if n.has(1) else np.array(1, np.int64)
+    if sizes is None or not isinstance(length, int) or length > 1024 or not length:
+        operands = [n.value(1)] if n.has(1) else []
+        return n.b.split_to_sequence(x, *operands, axis=axis, keepdims=keepdims)
+    if sizes.ndim == 0:
+        step = int(sizes)
+        if step < 1:
+            n.invalid(f"pieces of size {step}")
+        ends = [min(end, length) for end in range(step, length + step, step)]
+    else:
+        ends = [int(e) for e in np.cumsum(sizes)]
+        if (sizes < 0).any() or not ends or ends[-1] != length:
+            n.invalid(f"pieces of sizes {sizes.tolist()} do not make up {length}")
+    cut = n.b.split(x, axis=axis, sizes=tuple(end - start for start, end in zip([0, *ends[:-1]], ends)))
+    pieces = list(cut) if isinstance(cut, tuple) else [cut]
+    if not n.has(1) and not keepdims:
+        pieces = [n.b.reshape(p, shape=(*x.shape[:axis], *x.shape[axis + 1 :])) for p in pieces]
+    return n.b.sequence_construct(*pieces)
+
+
+@onnx_op("ConcatFromSequence", since=11)
+def concat_from_sequence(n: NodeContext) -> Value:
+    """The elements joined."""
+    sequence = _sequence(n)
+    element = sequence.type.element
+    _require_rank(n, element)
+    new_axis = bool(n.attr("new_axis", 0))
+    rank = len(element.shape)
+    axis = n.axis(n.require_attr("axis"), rank + int(new_axis))
+    sizes = [d if isinstance(d, int) else None for d in element.shape]
+    if new_axis:
+        sizes.insert(axis, None)
+    else:
+        sizes[axis] = None
+    count = sum(d is None for d in sizes)
+    return n.b.concat_from_sequence(sequence, axis=axis, new_axis=new_axis, symbols=_fresh(n, count))
+
+
+# ---- optionals -------------------------------------------------------------------------------------------------------
+
+
+@onnx_op("Optional", since=15)
+def optional(n: NodeContext) -> Value:
+    """A value that may be missing; without an operand it is, and an attribute gives its type."""
+    if n.has(0):
+        return n.b.optional(n.value(0))
+    return n.b.optional_empty(type=n.importer.element_type(n.require_attr("type"), "type"))
+
+
+@onnx_op("OptionalHasElement", since=15)
+def optional_has_element(n: NodeContext) -> Any:
+    """False for an empty optional and for an operand that is not given; true for any other value."""
+    if not n.has(0):
+        return n.b.constant(False, boolean)
+    value = n.value(0)
+    if not isinstance(value.type, OptionalType):
+        return n.b.constant(True, boolean)
+    return n.b.optional_has_element(value)
+
+
+@onnx_op("OptionalGetElement", since=15)
+def optional_get_element(n: NodeContext) -> Any:
+    """The value; of a value that is no optional, itself."""
+    value = n.value(0)
+    if not isinstance(value.type, OptionalType):
+        return value
+    element = value.type.element
+    _require_rank(n, element)
+    return n.b.optional_get_element(value, symbols=_fresh(n, open_sizes(element)))
