@@ -90,10 +90,25 @@ def _check_structure(proto: Any, name: str) -> None:
     versions = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     if not versions:
         raise ModelError(f"{name} declares no opset", hint="export it again with a current exporter")
-    check_opset(versions, name)
+    if not 1 <= versions.get("ai.onnx", 0) < MIN_OPSET or not _means_the_same(proto, versions["ai.onnx"]):
+        check_opset(versions, name)
     for _, depth in nested_graphs(proto.graph):
         if depth > MAX_DEPTH:
             raise ModelError(f"{name} nests graphs more than {MAX_DEPTH} deep")
+
+
+def _means_the_same(proto: Any, version: int) -> bool:
+    """True when every operator of an old model has the meaning that it has at the oldest opset that dhc reads."""
+    from onnx import defs
+
+    names = {node.op_type for graph, _ in nested_graphs(proto.graph) for node in graph.node if not node.domain}
+    try:
+        return not proto.functions and all(
+            defs.get_schema(name, version).since_version == defs.get_schema(name, MIN_OPSET).since_version
+            for name in names
+        )
+    except defs.SchemaError:
+        return False
 
 
 def check_opset(versions: dict[str, int], name: str) -> None:
