@@ -10,6 +10,7 @@ import pytest
 from dhc.cli import digits
 from dhc.cli.demo import run_demo
 from dhc.cli.montage import write_montage
+from tests.support.onnxruntime_session import onnxruntime_session
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,6 @@ def test_a_stratified_quarter_is_held_out(data: digits.DigitsData) -> None:
 
 
 def test_the_onnx_file_computes_what_was_fitted(data: digits.DigitsData, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(1)
     layers = tuple(
         (rng.standard_normal(shape, np.float32) / 12, rng.standard_normal(shape[1], np.float32))
@@ -37,7 +37,7 @@ def test_the_onnx_file_computes_what_was_fitted(data: digits.DigitsData, tmp_pat
     network = digits.DigitsNetwork(digits._filter_bank(), layers)
     path = tmp_path / "digits.onnx"
     digits.write_onnx(network, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(path)
     (found,) = session.run(None, {"image": data.test_images})
 
     hidden = digits._features(data.test_images.reshape(-1, 8, 8), network.filters)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.onnxruntime_session import onnxruntime_session
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -42,12 +44,10 @@ def test_brain_tissue(shared_data: Path) -> None:
     crop = (slice(90, 154), slice(90, 154), slice(90, 154))
     volumes = module.tissue_volumes(model, scan, crop)
 
-    import onnxruntime
-
     nibabel = pytest.importorskip("nibabel")
     volume = np.asarray(nibabel.load(scan).dataobj, dtype=np.float32)
     part = ((volume - volume.min()) / (volume.max() - volume.min()))[crop]
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(model)
     labels = session.run(None, {"t1": np.ascontiguousarray(part[None, None])})[0][0].argmax(axis=0)
     for code, name in ((1, "white"), (2, "grey")):
         expected = float((labels == code).sum()) / 1000

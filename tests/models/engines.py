@@ -23,23 +23,6 @@ def compiled(model: Path | bytes, folder: Path, threads: int = 2, **shapes: Any)
     return dhc_runtime.load(path, threads=threads)
 
 
-def onnxruntime_session(model: Path | bytes, optimize: bool = True, threads: int = 2) -> Any:
-    """A session of onnxruntime on the CPU.
-
-    Without graph optimisation it does what the model says, node by node; with it, int8 models run in fused kernels
-    that round differently.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    data = model.read_bytes() if isinstance(model, Path) else model
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
 def outputs_of(session: Any, x: np.ndarray) -> list[np.ndarray]:
     """All outputs of a session of either engine for its only input."""
     if isinstance(session, dhc_runtime.Session):

@@ -14,10 +14,10 @@ from tests.models.engines import (
     TOLERANCE,
     assert_agree,
     assert_agree_quantized,
-    onnxruntime_session,
     outputs_of,
     relative_difference,
 )
+from tests.support.onnxruntime_session import onnxruntime_session
 
 
 @pytest.mark.parametrize("name", ["mnist_cnn", "mnist_cnn_int8_qoperator"])

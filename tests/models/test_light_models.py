@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.models import light_models
-from tests.models.engines import assert_agree, compiled, onnxruntime_session, outputs_of
+from tests.models.engines import assert_agree, compiled, outputs_of
+from tests.support.onnxruntime_session import onnxruntime_session
 
 
 def test_every_light_model_has_a_test() -> None:

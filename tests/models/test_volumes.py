@@ -10,7 +10,8 @@ import pytest
 from tests.frontend.onnx.real_models import model_bytes
 from tests.models import real_inputs
 from tests.models.conftest import Compiled
-from tests.models.engines import compiled, onnxruntime_session, outputs_of, relative_difference
+from tests.models.engines import compiled, outputs_of, relative_difference
+from tests.support.onnxruntime_session import onnxruntime_session
 
 # A MeshNet sees 46 voxels in each direction (dilations 1 2 4 8 16 8 4 2 1): further inside a block of the volume, the
 # labels are those of the whole.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.onnxruntime_session import onnxruntime_session
+
 # File stem -> input shapes that the interpreter runs in a moment. The torch export fixes 256x256x256 and is
 # given a smaller shape by rewriting its declaration, see `shrunk`.
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -61,13 +63,7 @@ def reference(data: bytes, x: np.ndarray) -> list[np.ndarray]:
     Its optimised int8 models fuse quantized operators into integer kernels that round differently; unfused it does
     what the model says, node by node.
     """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(data, optimize=False, threads=1)
     outputs: Any = session.run(None, {session.get_inputs()[0].name: x})
     return list(outputs)
 

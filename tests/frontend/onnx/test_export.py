@@ -12,20 +12,18 @@ from hypothesis import given, settings
 
 from dhc.errors import UnsupportedError, UsageError
 from dhc.frontend.onnx import load_onnx, save_onnx, to_onnx
+from dhc.frontend.onnx.backend import DhcBackend
+from dhc.frontend.onnx.conformance import data_sets, difference
 from dhc.ir import Builder, Graph
-from tests.frontend.onnx.node_cases import as_array, compare, import_case, node_cases, passing_names
+from tests.frontend.onnx.node_cases import node_cases, passing_names
 from tests.frontend.onnx.real_models import SHAPES, assert_close, model_bytes, reference, sample
+from tests.models import light_models
+from tests.support.onnxruntime_session import onnxruntime_session
 from tests.support.random_graphs import RandomGraph, random_graphs
 
 
 def run(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(model.SerializeToString(), optimize=False, threads=1)
     return [np.asarray(a) for a in session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})]
 
 
@@ -50,13 +48,10 @@ def test_real_model_round_trip(shared_data: Path, name: str) -> None:
     assert [o.name for o in model.graph.output] == [o.name for o in original.graph.output]
 
 
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(p.stem for p in LIGHT.glob("*.onnx")))
+@pytest.mark.parametrize("name", light_models.NAMES)
 def test_light_model_round_trip(name: str) -> None:
-    path = LIGHT / f"{name}.onnx"
+    path = light_models.path_of(name)
     graph = load_onnx(path)
     rng = np.random.default_rng(3)
     # All weights of a layer are equal: with inputs of size 1 the logits are so large that rounding decides the class.
@@ -67,7 +62,9 @@ def test_light_model_round_trip(name: str) -> None:
 
 
 def test_all_light_models_are_there() -> None:
-    assert len(list(LIGHT.glob("*.onnx"))) == 9
+    found = sorted(p.stem for p in light_models.folder().glob("*.onnx"))
+    assert found == sorted(light_models.NAMES)
+    assert len(found) == 9
 
 
 # ---- node cases ------------------------------------------------------------------------------------------------------
@@ -89,15 +86,17 @@ def test_node_case_round_trip(name: str) -> None:
     case = node_cases().get(name)
     if case is None:
         pytest.skip("the installed onnx package has no such case")
-    arrays = [as_array(x) for x in case.data_sets[0][0]]
-    graph, fixed = import_case(case, arrays)
+    arrays, _ = next(data_sets(case, case.model))
+    prepared = DhcBackend.prepare(case.model, "REFERENCE")
+    evaluated = prepared.run(arrays)
+    graph = prepared.graph
     if name in REFUSED:
         with pytest.raises(UnsupportedError):
             to_onnx(graph)
         return
     model = checked(graph)
     names = [info.name for info in case.model.graph.input]
-    inputs = {n: a for n, a in zip(names, arrays) if n not in fixed}
+    inputs = {n: a for n, a in zip(names, arrays) if n not in prepared.fixed}
     try:
         results = run(model, inputs)
     except Exception as error:  # onnxruntime raises classes of its own
@@ -106,8 +105,8 @@ def test_node_case_round_trip(name: str) -> None:
         if any(word in name for word in FOREIGN):
             pytest.skip("onnxruntime's Python API lacks the element type")
         raise
-    for actual, wanted in zip(results, graph.evaluate(**inputs), strict=True):
-        compare(actual, np.asarray(wanted), 1e-3, 1e-4)
+    for actual, wanted in zip(results, evaluated, strict=True):
+        assert not difference(actual, np.asarray(wanted), 1e-3, 1e-4)
 
 
 # ---- random graphs ---------------------------------------------------------------------------------------------------
