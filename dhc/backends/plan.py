@@ -15,6 +15,8 @@ import numpy as np
 from dhc_runtime.errors import CompileError, UnsupportedError
 
 from dhc.backends.constants import ConstantPool
+from dhc.backends.cost import nanoseconds
+from dhc.ir import symbols
 from dhc.ir.dtypes import DType
 from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.kinds import Structural
@@ -97,8 +99,9 @@ class PlanBuilder:
             return False
         if len([v for v, b in self._buffer_of.items() if b == source]) != 1:
             return False
+        del self._buffer_of[operand]  # this was its last use; another result may take the memory over in turn
         self._buffer_of[value] = source
-        self._uses_left[source] = 1 + self._count_uses(value)
+        self._uses_left[source] = self._count_uses(value)
         return True
 
     def kernel(
@@ -116,8 +119,14 @@ class PlanBuilder:
                 "barrier": barrier,
                 "node": str(node.location),
                 "op": node.op.name,
+                **self._work(node),
             }
         )
+
+    def _work(self, node: Node) -> dict[str, Any]:
+        """The estimate that the runtime weighs threads by; left out when it is a long expression."""
+        work = nanoseconds(node)
+        return {"work": to_json(work)} if len(symbols.format_dim(work)) <= 200 else {}
 
     def bind(self, symbol: str, buffer: int, index: int, largest: Dim | None = None) -> None:
         """Binds a symbol to an element of an i64 buffer: later sizes may use it."""

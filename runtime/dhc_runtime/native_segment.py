@@ -15,9 +15,10 @@ from dhc_runtime.trace import StepTime
 
 __all__ = ["NativeSegment", "Recorder"]
 
-SERIAL_BYTES = 32768
-"""Segments that touch fewer bytes run on one thread: waking the others would take longer. Results do not depend on
+SERIAL_NANOSECONDS = 120_000
+"""Segments with less estimated work run on one thread: waking the others would take as long. Results do not depend on
 it."""
+_NANOSECONDS_PER_BYTE = 0.1
 
 _BARRIER = 1
 _STEP_BYTES = 32
@@ -64,14 +65,16 @@ class NativeSegment:
         offsets: List[int] = []
         params: List[int] = []
         starts: List[Tuple[int, int]] = []
-        touched = 0
+        work = 0.0
         for kernel in kernels:
             starts.append((len(roots), len(params)))
+            touched = 0
             for buffer in kernel.buffers:
                 slot, offset, size = locate(buffer)
                 roots.append(slot)
                 offsets.append(offset)
                 touched += size
+            work += touched * _NANOSECONDS_PER_BYTE if kernel.work is None else evaluate(kernel.work, symbols)
             params.extend([value if type(value) is int else evaluate(value, symbols) for value in kernel.params])
         self._roots = np.asarray(roots, dtype=np.intp)
         self._offsets = np.asarray(offsets, dtype=np.uint64)
@@ -86,7 +89,7 @@ class NativeSegment:
             dtype=np.uint64,
         )
         self._steps_address = _address(self._steps)
-        self._serial = touched < SERIAL_BYTES
+        self._serial = work < SERIAL_NANOSECONDS
 
     def run(
         self, addresses: "np.ndarray[Any, np.dtype[np.uint64]]", pool: ThreadPool, recorder: Optional[Recorder]

@@ -70,7 +70,7 @@ class Buffer(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A call of a compiled function by all threads."""
+    """A call of a compiled function by all threads; ``work``: estimated nanoseconds of one thread, None if unknown."""
 
     symbol: str
     buffers: Tuple[int, ...]
@@ -78,6 +78,7 @@ class Kernel(NamedTuple):
     barrier: bool
     node: str
     op: str
+    work: Optional[Expr] = None
 
 
 class Bind(NamedTuple):
@@ -332,6 +333,7 @@ def _item(raw: Any, where: str, count: int, depth: int) -> Item:
     kind = fields.text("do")
     node = fields.text("node", "")
     if kind == "kernel":
+        work = fields.table.get("work")
         return Kernel(
             fields.text("symbol"),
             fields.numbers("buffers", count),
@@ -339,6 +341,7 @@ def _item(raw: Any, where: str, count: int, depth: int) -> Item:
             fields.flag("barrier", True),
             node,
             fields.text("op", ""),
+            None if work is None else check_expression(work, where),
         )
     if kind == "bind":
         maximum = fields.table.get("max")

@@ -29,7 +29,7 @@ def artifact() -> bytes:
 @pytest.fixture
 def all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wakes all threads for segments of any size."""
-    monkeypatch.setattr(native_segment, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(native_segment, "SERIAL_NANOSECONDS", 0)
 
 
 def sine() -> bytes:
@@ -141,7 +141,7 @@ import signal, sys, threading, time
 import numpy as np
 import dhc_runtime
 from dhc_runtime import native_segment
-native_segment.SERIAL_BYTES = 0
+native_segment.SERIAL_NANOSECONDS = 0
 session = dhc_runtime.load(sys.argv[1], threads=int(sys.argv[2]))
 x = np.ones((20000, 4), np.float32)
 session.run(x)
@@ -199,7 +199,7 @@ import sys
 import numpy as np
 import dhc_runtime
 from dhc_runtime import native_segment
-native_segment.SERIAL_BYTES = 0
+native_segment.SERIAL_NANOSECONDS = 0
 sessions = [dhc_runtime.load(sys.argv[1], threads=4) for _ in range(3)]
 for session in sessions:
     session.run(np.ones((5, 4), np.float32))
