@@ -165,7 +165,9 @@ class DeepLab(nn.Module):
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(conv_bn(2, 3, 4, 3, 2), conv_bn(2, 4, 8, 3, 2), conv_bn(2, 8, 8, padding=2, dilation=2))
+        self.trunk = nn.Sequential(
+            conv_bn(2, 3, 4, 3, 2), conv_bn(2, 4, 8, 3, 2), conv_bn(2, 8, 8, padding=2, dilation=2)
+        )
         self.branches = nn.ModuleList([conv_bn(2, 8, 4, 1)])
         self.branches.extend(conv_bn(2, 8, 4, 3, padding=rate, dilation=rate) for rate in (2, 4))
         self.image = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.ReLU())
