@@ -25,6 +25,12 @@ from dhc.ir.op import OpDef
 REGION_OPS = ("fused", "if", "loop", "scan")
 """Ops with nested graphs: arrays and attributes do not make a call of them; their own tests build them."""
 
+HOST_OPS = (
+    "sequence_insert", "sequence_erase", "sequence_at", "sequence_length", "concat_from_sequence",
+    "optional_has_element", "optional_get_element",
+)  # fmt: skip
+"""Ops on sequences and optionals: arrays do not make a call of them; tests/ir/ops/test_host_values.py builds them."""
+
 
 @dataclass(frozen=True)
 class Example:

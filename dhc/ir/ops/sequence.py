@@ -135,7 +135,7 @@ _op(
     _construct_type,
     lambda call, *values: (list(values),),
     "ONNX SequenceConstruct",
-    examples=lambda: [([np.array([1, 2], np.float32), np.array([3], np.float32)], {})],
+    examples=lambda: [([np.array([1, 2], np.float32), np.array([3, 4], np.float32)], {})],
 )
 
 

@@ -188,7 +188,7 @@ _op(
     ),
     _encode_type,
     _encode,
-    lambda: [([_words("b", "z"), _words("a", "b"), np.array([1, 2]), np.array(-1)], {})],
+    lambda: [([np.array([2, 9]), np.array([1, 2]), np.array([0.5, 1.5], np.float32), np.array(-1, np.float32)], {})],
     "ONNX LabelEncoder",
 )
 
