@@ -5,7 +5,7 @@ The compiler uses the same planner for its reports, so that a report shows what 
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -18,11 +18,21 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+# What goes first: smaller weights of (bytes, steps).
+_WEIGHTS: Tuple[Callable[[int, int], Tuple[int, ...]], ...] = (
+    lambda size, steps: (-size,),
+    lambda size, steps: (-steps, -size),
+    lambda size, steps: (-size * steps,),
+)
+
+
 def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) -> Tuple[List[int], int]:
     """Assigns offsets to buffers so that buffers alive at the same time do not overlap.
 
-    Greedy: larger buffers first, each into the tightest gap between the buffers already placed that live at the same
-    time, or behind them. Ties go to the earlier birth, then to the lower index: the result depends on the arguments alone.
+    Greedy: one buffer after the other into the tightest gap between the buffers already placed that live at the same
+    time, or behind them. Larger ones go first; where that leaves holes, those that live longest, and those that occupy
+    most (bytes times steps), are tried first as well, and the smallest block counts. Ties go to the earlier birth, then
+    to the lower index: the result depends on the arguments alone.
 
     Args:
         sizes: bytes of each buffer; a buffer of 0 bytes is given a place of one alignment unit.
@@ -35,9 +45,25 @@ def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) 
     count = len(sizes)
     if not count == len(first) == len(last):
         raise ValueError("sizes, first and last must have the same length")
-    offsets = np.zeros(count, dtype=np.int64)
     rounded = [_aligned(max(int(size), 1)) for size in sizes]
-    order = sorted(range(count), key=lambda i: (-rounded[i], first[i], i))
+    least = lower_bound(sizes, first, last)
+    best: "Optional[Tuple[List[int], int]]" = None
+    for weigh in _WEIGHTS:
+        order = sorted(range(count), key=lambda i: (weigh(rounded[i], last[i] - first[i] + 1), first[i], i))
+        found = _place(rounded, first, last, order)
+        if best is None or found[1] < best[1]:
+            best = found
+        if best[1] <= least:
+            break
+    assert best is not None
+    return best
+
+
+def _place(
+    rounded: Sequence[int], first: Sequence[int], last: Sequence[int], order: Sequence[int]
+) -> Tuple[List[int], int]:
+    count = len(rounded)
+    offsets = np.zeros(count, dtype=np.int64)
     starts = np.asarray(first, dtype=np.int64)
     ends = np.asarray(last, dtype=np.int64)
     extents = np.asarray(rounded, dtype=np.int64)

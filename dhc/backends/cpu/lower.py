@@ -93,8 +93,11 @@ class CpuLowering:
         node: Node,
         given: dict[Value, int] | None = None,
     ) -> None:
-        """One kernel. `results` pairs values of the group with those of the graph that they become; `outside` maps the
-        group's inputs to values of the graph, `given` to buffers."""
+        """One kernel.
+
+        `results` pairs values of the group with those of the graph that they become; `outside` maps the group's inputs
+        to values of the graph, `given` to buffers.
+        """
         buffers = given or {}
         lowered = lower_group(nodes, inputs, [v for v, _ in results], node.op.name if len(nodes) == 1 else "fused")
         symbol = self.sink.loop(lowered.kernel)

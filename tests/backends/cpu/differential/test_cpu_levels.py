@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-import dhc
 import dhc_runtime
+from dhc_runtime.cpu_features import host_arch, host_features
+from dhc_runtime.errors import ArtifactError
+
+import dhc
 from dhc.backends.cpu.target import required_features, target
 from dhc.ir import Graph
 from dhc.ir.kinds import Contract, Elementwise, Map, Opaque, Reduce
 from dhc.passes.decompose import Decompose
-from dhc_runtime.cpu_features import host_arch, host_features
-from dhc_runtime.errors import ArtifactError
 from tests.backends.cpu.differential.models import MODELS, inputs_of
 from tests.backends.cpu.differential.running import assert_close, check_case, run
 from tests.backends.cpu.differential.test_random_graphs import search

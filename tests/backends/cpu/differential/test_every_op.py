@@ -89,7 +89,9 @@ def test_op(op: OpDef) -> None:
             least = 0 if op.name == "reduce_prod" else largest(inputs)
             found = run(dhc.compile(graph).session(threads=1), graph, inputs)
             for (what, array), result in zip(wanted, found, strict=True):
-                assert_close(array, result, roundings=ROUNDINGS, own_scale=own_scale, least=0 if own_scale else least, what=what)
+                assert_close(
+                    array, result, roundings=ROUNDINGS, own_scale=own_scale, least=0 if own_scale else least, what=what
+                )
                 checked += 1
     assert checked or not any(supported(e) for e in examples_for(op))
 
@@ -147,7 +149,7 @@ def test_index_out_of_range_is_an_error_with_the_node(op: str, index: list[int])
     inputs = {value.name: inputs[value.name] for value in graph.inputs}
     for threads in (1, 2):
         session = dhc.compile(graph).session(threads=threads)
-        with pytest.raises(DhcError, match="index|range|bounds") as caught:
+        with pytest.raises(DhcError, match=r"index|range|bounds") as caught:
             session.run(inputs)
         assert "test_every_op.py" in str(caught.value), "the message names the node"
         good = {**inputs, "i": np.array([1, 2]).reshape(shape)}

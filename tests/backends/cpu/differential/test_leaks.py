@@ -1,4 +1,4 @@
-"""Runs, loads and other sizes take no memory for good: the slope of the resident set over many of them is about zero."""
+"""Runs, loads and other sizes take no memory for good: the resident set does not grow over many of them."""
 
 from __future__ import annotations
 
