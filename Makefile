@@ -24,15 +24,15 @@ help:
 
 # What a user needs to see the demo: far less than a developer's tools.
 .venv/.stamp-demo: .venv/.stamp-venv pyproject.toml runtime/pyproject.toml
-	@scripts/install.sh "dhc with the demo's packages" -e runtime -e '.[demo]' onnxruntime
+	@scripts/install.sh "dhc with the demo's packages" -e ./runtime -e '.[demo]' onnxruntime
 	@touch $@
 
 .venv/.stamp-dev: .venv/.stamp-venv pyproject.toml runtime/pyproject.toml
-	@scripts/install.sh "dhc with the tools for tests, lint and docs" -e runtime -e '.[$(PIP_EXTRAS_DEV)]'
+	@scripts/install.sh "dhc with the tools for tests, lint and docs" -e ./runtime -e '.[$(PIP_EXTRAS_DEV)]'
 	@touch .venv/.stamp-demo $@
 
 .venv/.stamp-bench: .venv/.stamp-dev
-	@scripts/install.sh "the engines that the benchmarks compare with" -e runtime -e '.[bench]'
+	@scripts/install.sh "the engines that the benchmarks compare with" -e ./runtime -e '.[bench]'
 	@touch $@
 
 setup: .venv/.stamp-dev

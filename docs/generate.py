@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def benchmarks() -> str:
     """One table for each JSON file of bench/results: the columns are the keys of its rows."""
     parts = []
     for path in sorted((REPOSITORY / "bench" / "results").glob("*.json")):
+        if path.stem == "conformance":
+            continue  # on the support page
         report = json.loads(path.read_text(encoding="utf-8"))
         rows = report.get("rows", [])
         if not rows:
@@ -40,6 +43,15 @@ def benchmarks() -> str:
         ]
         parts.append(f"## {report.get('title', path.stem)}\n\n{report.get('machine', '')}\n\n{table(header, cells)}\n")
     return "\n".join(parts) or "No measurements are stored; `make bench` makes them."
+
+
+def conformance() -> str:
+    """How many of ONNX's own test cases pass, as `python -m bench conformance` found it."""
+    path = REPOSITORY / "bench" / "results" / "conformance.json"
+    if not path.is_file():
+        return "No run is stored; `python -m bench conformance` makes one."
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return table(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
 
 
 def ir() -> str:
@@ -121,12 +133,45 @@ def support() -> str:
                     refused[key] = problems[0][1]
             taken = len(graphs) - len(refused)
             cells.append("as its nested graphs" if not graphs else f"{taken} of {len(graphs)}" if refused else "yes")
-            limits += [[f"`{op.name}`", target, key, reason] for key, reason in refused.items()]
+            for reason, keys in _by_reason(refused).items():
+                shown = "every type" if len(keys) == len(graphs) and len(keys) > 1 else "; ".join(keys)
+                limits.append([f"`{op.name}`", target, shown, reason])
         types = sorted({d for spec in op.operands for d in spec.dtypes}, key=list(ALL.values()).index)
-        rows.append([f"`{op.name}`", op.kind.name, " ".join(d.name for d in types) or "-", *cells])
-    parts = [table(["op", "kind", "element types", *targets], rows), "\n## Limitations\n"]
+        rows.append([f"`{op.name}`", op.kind.name, _families([d.name for d in types]) or "-", *cells])
+    legend = "\n".join(f"- *{family}*: {' '.join(names)}" for family, names in FAMILIES.items())
+    parts = [f"{legend}\n", table(["op", "kind", "element types", *targets], rows), "\n## Limitations\n"]
     parts.append(table(["op", "target", "element types", "reason"], limits) if limits else "None.")
     return "\n".join(parts)
+
+
+FAMILIES = {
+    "floats": ("f64", "f32", "f16", "bf16"),
+    "integers": ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8"),
+    "small integers": ("i4", "u4", "i2", "u2"),
+    "small floats": ("f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f8e8m0", "f4e2m1"),
+    "complex": ("c64", "c128"),
+}
+
+
+def _families(names: list[str]) -> str:
+    """Element types with whole families named as such."""
+    parts, left = [], list(names)
+    for family, members in FAMILIES.items():
+        if set(members) <= set(left):
+            parts.append(f"*{family}*")
+            left = [name for name in left if name not in members]
+    return " ".join([*parts, *left])
+
+
+def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
+    """Examples by the reason why they are refused; reasons that differ in an element type alone are one."""
+    found: dict[str, list[str]] = {}
+    for key, reason in refused.items():
+        found.setdefault(re.sub(r"^(seq|opt)<.*> ", lambda m: f"{_CONTAINERS[m[1]]} ", reason), []).append(key)
+    return found
+
+
+_CONTAINERS = {"seq": "a sequence", "opt": "an optional"}
 
 
 def cli() -> str:
@@ -157,6 +202,7 @@ def exit_codes() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
+    "conformance": conformance,
     "ir": ir,
     "ops": ops,
     "support": support,

@@ -22,7 +22,7 @@ Threads = Annotated[
 ]
 Cpu = Annotated[
     str,
-    typer.Option("--cpu", help="CPU to generate code for: host, x86-64-v2, x86-64-v3, x86-64-v4, aarch64."),
+    typer.Option("--cpu", help="CPU to generate code for: host, x86-64, x86-64-v2, x86-64-v3, x86-64-v4, aarch64."),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model, or IR text (- for standard input).")]
 Runnable = Annotated[str, typer.Argument(metavar="FILE", help="An artifact, an ONNX model, or IR text.")]
