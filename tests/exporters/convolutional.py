@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor, nn
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
             self.short = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv2(self.conv1(x)) + self.short(x))
+        return functional.relu(self.conv2(self.conv1(x)) + self.short(x))
 
 
 class ResNet(nn.Module):
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(width * 8, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.flatten(F.adaptive_avg_pool2d(self.stages(self.stem(x)), 1), 1))
+        return self.head(torch.flatten(functional.adaptive_avg_pool2d(self.stages(self.stem(x)), 1), 1))
 
 
 class DenseNet(nn.Module):
@@ -107,7 +107,7 @@ class DenseNet(nn.Module):
             for layer in layers:
                 maps.append(layer(torch.cat(maps, 1)))
             x = transition(torch.cat(maps, 1))
-        return self.head(F.relu(self.norm(x)).mean(dim=(2, 3)))
+        return self.head(functional.relu(self.norm(x)).mean(dim=(2, 3)))
 
 
 class MBConv(nn.Module):
@@ -177,6 +177,6 @@ class DeepLab(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.trunk(x)
         maps = [branch(y) for branch in self.branches]
-        maps.append(F.interpolate(self.image(y), size=y.shape[-2:], mode="bilinear", align_corners=False))
+        maps.append(functional.interpolate(self.image(y), size=y.shape[-2:], mode="bilinear", align_corners=False))
         y = self.head(self.join(torch.cat(maps, 1)))
-        return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return functional.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 from torch import Tensor, nn
 
 
@@ -68,7 +68,7 @@ class Swin(nn.Module):
         if mask is not None:
             windows = mask.shape[0]
             bias = (bias + mask[:, None]).repeat(n // windows, 1, 1, 1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.project[layer](y.transpose(1, 2).reshape(n, t, c))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,4 +115,4 @@ class CaptionStep(nn.Module):
         image_features = self.encoder(image).flatten(1)
         steps = torch.cat([image_features[:, None], self.words(words)], 1)
         y, (hidden, cell) = self.lstm(steps, (hidden, cell))
-        return F.log_softmax(self.head(y), -1), hidden, cell
+        return functional.log_softmax(self.head(y), -1), hidden, cell

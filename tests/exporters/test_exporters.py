@@ -19,8 +19,8 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 torch.backends.mha.set_fastpath_enabled(False)
 
 import dhc  # noqa: E402
-from tests.exporters import convolutional as C  # noqa: E402
-from tests.exporters import sequential as S  # noqa: E402
+from tests.exporters import convolutional  # noqa: E402
+from tests.exporters import sequential  # noqa: E402
 
 TOLERANCE = 1e-4
 
@@ -41,25 +41,25 @@ def _images(channels: int, first: int, second: int) -> tuple[dict[str, Any], Any
 BATCH = ({"batch": 2}, {"batch": 5})
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "unet2d": Architecture(lambda: C.UNet(2), *_images(1, 16, 24)),
+    "unet2d": Architecture(lambda: convolutional.UNet(2), *_images(1, 16, 24)),
     "unet3d": Architecture(
-        lambda: C.UNet(3, 2),
+        lambda: convolutional.UNet(3, 2),
         {"x": ("batch", 1, "depth", 8, 8)},
         ({"batch": 2, "depth": 8}, {"batch": 3, "depth": 12}),
     ),
-    "resnet18": Architecture(C.ResNet, *_images(3, 32, 48)),
-    "densenet": Architecture(C.DenseNet, *_images(1, 16, 24)),
-    "efficientnet": Architecture(C.EfficientNet, *_images(3, 16, 22)),
-    "vit": Architecture(S.ViT, {"x": ("batch", 1, 16, 16)}, BATCH),
-    "swin": Architecture(S.Swin, {"x": ("batch", 1, 16, 16)}, BATCH),
-    "lstm": Architecture(S.Lstm, {"x": ("batch", "time", 3)}, ({"batch": 2, "time": 6}, {"batch": 3, "time": 9})),
+    "resnet18": Architecture(convolutional.ResNet, *_images(3, 32, 48)),
+    "densenet": Architecture(convolutional.DenseNet, *_images(1, 16, 24)),
+    "efficientnet": Architecture(convolutional.EfficientNet, *_images(3, 16, 22)),
+    "vit": Architecture(sequential.ViT, {"x": ("batch", 1, 16, 16)}, BATCH),
+    "swin": Architecture(sequential.Swin, {"x": ("batch", 1, 16, 16)}, BATCH),
+    "lstm": Architecture(sequential.Lstm, {"x": ("batch", "time", 3)}, ({"batch": 2, "time": 6}, {"batch": 3, "time": 9})),
     "captioner": Architecture(
-        S.CaptionStep,
+        sequential.CaptionStep,
         {"image": ("batch", 1, 16, 16), "words": ("batch", "time"), "hidden": (1, "batch", 6), "cell": (1, "batch", 6)},
         ({"batch": 2, "time": 3}, {"batch": 3, "time": 7}),
     ),
-    "dcgan": Architecture(C.DcganGenerator, {"x": ("batch", 8)}, BATCH),
-    "deeplab": Architecture(C.DeepLab, *_images(3, 24, 32)),
+    "dcgan": Architecture(convolutional.DcganGenerator, {"x": ("batch", 8)}, BATCH),
+    "deeplab": Architecture(convolutional.DeepLab, *_images(3, 24, 32)),
 }
 EXPORTERS = {"torchscript": False, "dynamo": True}
 
@@ -101,7 +101,7 @@ def export(name: str, dynamo: bool) -> bytes:
             stream = io.BytesIO()
             torch.onnx.export(module, arguments, stream, dynamo=False, dynamic_axes=axes, **options)
             return stream.getvalue()
-        shapes = tuple({i: torch.export.Dim.DYNAMIC for i in a} for a in axes.values())
+        shapes = tuple(dict.fromkeys(a, torch.export.Dim.DYNAMIC) for a in axes.values())
         program = torch.onnx.export(module, arguments, dynamo=True, dynamic_shapes=shapes, verbose=False, **options)
         return program.model_proto.SerializeToString()
 
