@@ -9,7 +9,7 @@ weights are used as they are.
 from __future__ import annotations
 
 from dhc.backends.cpu.contract.copying import emit_copy_row
-from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, finished
+from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import ResultWriter, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Module, Value
@@ -37,15 +37,7 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     item, lanes = ITEM_BYTES[spec.dtype], target.lanes(spec.dtype)
     kernel, stride = spec.padded(spec.kernel, 1), spec.padded(spec.stride, 1)
     dilation, pad = spec.padded(spec.dilation, 1), spec.padded(spec.pad_begin, 0)
-    operands = spec.epilogue.operands()
-    buffers = [
-        "input",
-        "weight",
-        *(["bias"] if spec.bias else []),
-        *[f"epilogue{i}" for i in range(len(operands))],
-        "out",
-        "scratch",
-    ]
+    buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
 
     # x taps by residue: a copied row holds every stride[2]-th column, one row for each residue that a tap needs.

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, finished
+from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, load_lanes, tile_shape
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -173,17 +173,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     }
     pack = None if spec.packed_b else _emit_pack(module, spec, shape)
     bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
-    operands = spec.epilogue.operands()
-    buffers = [
-        "a",
-        "b",
-        *(["bias"] if spec.bias != "none" else []),
-        *[f"epilogue{i}" for i in range(len(operands))],
-        "out",
-        "scratch",
-    ]
-    if spec.packed_b:
-        buffers.pop()
+    buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=not spec.packed_b)
     store = emit_store(
         module,
         "store",
@@ -193,7 +183,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
         spec.epilogue,
         bias=bias_kind,
         bias_buffer=2,
-        first_operand=buffers.index("out") - len(operands),
+        first_operand=buffers.index("out") - len(spec.epilogue.operands()),
         out_buffer=buffers.index("out"),
     )
 

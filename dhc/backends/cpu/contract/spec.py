@@ -165,6 +165,12 @@ class ConvTransposeSpec(_WindowSpec):
 Spec = MatmulSpec | ConvSpec | ConvTransposeSpec
 
 
+def buffer_names(first: str, second: str, bias: bool, epilogue: Epilogue, scratch: bool = True) -> list[str]:
+    """Roles of a kernel's buffers in their order, as :class:`KernelCode` lists them."""
+    added = [f"epilogue{i}" for i in range(len(epilogue.operands()))]
+    return [first, second, *["bias"] * bias, *added, "out", *["scratch"] * scratch]
+
+
 # Name of the kernel while it is being written; :func:`finished` replaces it by a content hash.
 KERNEL = "dhc_kernel"
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 from dhc.backends.cpu.contract.copying import emit_copy_row
-from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, ConvTransposeSpec, KernelCode, finished
+from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, ConvTransposeSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share
 from dhc.backends.cpu.contract.window_plan import CONSTANTS, PARAMS, constant_parameters, make_plan
 from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
@@ -79,15 +79,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 offsets,
                 packed_rows=True,
             )
-    operands = spec.epilogue.operands()
-    buffers = [
-        "input",
-        "weight",
-        *(["bias"] if spec.bias else []),
-        *[f"epilogue{i}" for i in range(len(operands))],
-        "out",
-        "scratch",
-    ]
+    buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
     store = emit_store(
         module,
@@ -98,7 +90,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         spec.epilogue,
         bias="row" if spec.bias else "none",
         bias_buffer=2,
-        first_operand=out_at - len(operands),
+        first_operand=out_at - len(spec.epilogue.operands()),
         out_buffer=out_at,
         column_stride=plan.out_stride[2] // interleave,
         interleave=interleave,
