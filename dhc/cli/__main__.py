@@ -1,4 +1,4 @@
-"""``python -m dhc.cli`` and the ``dhc`` script: the command line, also when it is interrupted while it is being loaded."""
+"""``python -m dhc.cli`` and the ``dhc`` script: the command line, also when interrupted while it is being loaded."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ class KernelCache:
             self._warned = True
             warnings.warn(
                 f"the kernel cache {self.folder} cannot be used ({error}); set DHC_CACHE_DIR to a writable folder",
-                RuntimeWarning, stacklevel=4,
+                RuntimeWarning,
+                stacklevel=4,
             )
 
     def evict(self) -> int:

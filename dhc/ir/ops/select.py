@@ -173,9 +173,7 @@ def _unique_type(call: Call) -> list[TensorType]:
 
 def _unique_reference(call: Call, x: np.ndarray) -> tuple[np.ndarray, ...]:
     # NumPy knows of its own floats alone that NaN is equal to itself and larger than all numbers.
-    wide, first, inverse, counts = np.unique(
-        wide_array(x), return_index=True, return_inverse=True, return_counts=True
-    )
+    wide, first, inverse, counts = np.unique(wide_array(x), return_index=True, return_inverse=True, return_counts=True)
     values, inverse = wide.astype(x.dtype), inverse.reshape(x.shape)
     if not call.attrs.sorted:
         order = np.argsort(first)

@@ -27,7 +27,9 @@ def relu_add(b, x, y):
 
 def test_elementwise_is_one_flat_loop():
     found = lowered(relu_add, ("f32", ["N", 5]), ("f32", ["N", 5]))
-    assert found.kernel.text == """\
+    assert (
+        found.kernel.text
+        == """\
 kernel(x0: f32 read, x1: f32 read, y0: f32 write; n0)
   parallel for i1 in n0:
     let t1: f32 = x0[i1]
@@ -36,13 +38,16 @@ kernel(x0: f32 read, x1: f32 read, y0: f32 write; n0)
     let t4: f32 = max(t3, 0.0)
     y0[i1] = t4
 """
+    )
     assert [str(p) for p in found.params] == ["5*N"]
     assert found.inplace == ((0, 0), (1, 0))
 
 
 def test_a_bias_is_read_once_a_channel():
     found = lowered(relu_add, ("f32", ["N", 5, 7, 8]), ("f32", [5, 1, 1]))
-    assert found.kernel.text == """\
+    assert (
+        found.kernel.text
+        == """\
 kernel(x0: f32 read, x1: f32 read, y0: f32 write; n0, n1, n2, n3)
   parallel for i0_i1 in n0:
     let t1: i64 = (i0_i1 / n1)
@@ -56,12 +61,15 @@ kernel(x0: f32 read, x1: f32 read, y0: f32 write; n0, n1, n2, n3)
       let t6: f32 = max(t5, 0.0)
       y0[(((i0 * n3) + (i1 * n2)) + i3)] = t6
 """
+    )
     assert found.inplace == ((0, 0),)
 
 
 def test_a_reduction_takes_in_its_producer_and_its_epilogue():
     found = lowered(lambda b, x: b.sqrt(b.reduce_sum(b.mul(x, x), axes=[2, 3])), ("f32", ["N", 5, 7, 8]))
-    assert found.kernel.text == """\
+    assert (
+        found.kernel.text
+        == """\
 kernel(x0: f32 read, y0: f32 write; n0, n1)
   parallel for i1 in n0:
     var a0_0: f32 = 0.0
@@ -72,6 +80,7 @@ kernel(x0: f32 read, y0: f32 write; n0, n1)
     let t3: f32 = sqrt(a0_0)
     y0[i1] = t3
 """
+    )
 
 
 def test_sizes_are_parameters():

@@ -121,8 +121,14 @@ def _buffer(w: _Writer, number: int) -> str:
     return w.emit(f"load ptr, ptr {place}, align 8")
 
 
-def _widen(w: _Writer, array: ArrayArgument, pointer: str, conversions: dict[str, Kernel],
-           after: list[tuple[str, str, str, str]], native: Collection[DType]) -> str:
+def _widen(
+    w: _Writer,
+    array: ArrayArgument,
+    pointer: str,
+    conversions: dict[str, Kernel],
+    after: list[tuple[str, str, str, str]],
+    native: Collection[DType],
+) -> str:
     """Makes the function work on an f32 copy; results are converted back after the call."""
     assert array.wide is not None
     wide = _buffer(w, array.wide)

@@ -13,11 +13,11 @@ from tests.backends.loop.test_lower import GROUPS, f32
 
 
 def test_text():
-    graph = harness.graph_of(
-        lambda b, x, y: b.relu(b.add(x, y)), ("f32", ["N", 5, 7]), ("f32", [5, 1])
-    )
+    graph = harness.graph_of(lambda b, x, y: b.relu(b.add(x, y)), ("f32", ["N", 5, 7]), ("f32", [5, 1]))
     found = lower_group(graph.nodes, graph.inputs, graph.outputs, "bias relu")
-    assert print_numba(found.kernel) == '''\
+    assert (
+        print_numba(found.kernel)
+        == '''\
 def bias_relu(x0, x1, y0, n0, n1, n2, n3, tid, nthreads):
     """Buffers: x0 f32, x1 f32, y0 f32."""
     for i0_i1 in range(first(n0, 1, tid, nthreads), last(n0, 1, tid, nthreads)):
@@ -33,6 +33,7 @@ def bias_relu(x0, x1, y0, n0, n1, n2, n3, tid, nthreads):
             y0[(((i0 * n3) + (i1 * n2)) + i2)] = t6
     return 0
 '''
+    )
 
 
 def check(graph, arrays, rtol=1e-5):
