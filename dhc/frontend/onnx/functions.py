@@ -5,7 +5,7 @@ A call is inlined: the function's nodes are imported where the call stands, form
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dhc_runtime.errors import ModelError
@@ -28,8 +28,15 @@ def function_opsets(function: Any, around: Mapping[str, int]) -> dict[str, int]:
     return {**around, **{e.domain or "ai.onnx": int(e.version) for e in function.opset_import}}
 
 
-def inline_function(importer: Importer, node: Any, function: Any, scope: Scope) -> None:
+def inline_function(importer: Importer, node: Any, function: Any, scope: Scope, outer: Iterable[str] = ()) -> None:
     """Imports the body of a function in place of a call.
+
+    Args:
+        importer: the import.
+        node: the call.
+        function: the FunctionProto.
+        scope: names around the call.
+        outer: names of the scope that the function sees besides its inputs (those that nested graphs of the call use).
 
     Raises:
         ModelError: the function calls itself, or the call does not fit its signature.
@@ -53,6 +60,12 @@ def inline_function(importer: Importer, node: Any, function: Any, scope: Scope) 
             raise ModelError(f"input {actual!r} is not defined before it is used", where=where)
         inner.names[formal] = found
     missing = {name for name in function.input if name not in inner.names}
+    for name in outer:
+        found = scope.find(name)
+        if found is not None and name in function.input:
+            raise ModelError(f"the name {name!r} is taken by {function.name!r}", where=where, hint="rename the value")
+        if found is not None:
+            inner.names[name] = found
     body = _bound(function, node, missing)
     outer_opsets = importer.opsets
     importer.opsets = function_opsets(function, outer_opsets)

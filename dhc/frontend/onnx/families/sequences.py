@@ -1,4 +1,8 @@
-"""Sequences and optionals. SequenceMap needs no handler: ONNX defines it as a loop."""
+"""Sequences and optionals.
+
+A sequence that is made of known values in the same graph is followed at import: what is taken out of it is the value
+itself, so that models which only pass through sequences run on every device.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from dhc.frontend.onnx.context import NodeContext
+from dhc.frontend.onnx.context import NodeContext, Scope
+from dhc.frontend.onnx.functions import inline_function, schema_function
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
-from dhc.ir.dtypes import boolean
+from dhc.ir.dtypes import boolean, i64
 from dhc.ir.graph import Value
 from dhc.ir.ops.sequence import open_sizes
 from dhc.ir.types import LooseTensorType, OptionalType, SequenceType, Type
+
+MAX_PARTS = 1024
+"""Sequences with more elements are not followed at import."""
 
 
 def _sequence(n: NodeContext, index: int = 0) -> Value:
@@ -43,6 +51,26 @@ def _require_rank(n: NodeContext, element: Type) -> None:
         )
 
 
+def _parts(sequence: Value) -> list[Value] | None:
+    """The elements of a sequence that is written out in its graph; None for any other."""
+    producer = sequence.producer
+    if producer is None or producer.op.name not in ("sequence_construct", "sequence_empty"):
+        return None
+    return list(producer.operands)
+
+
+def _known_place(n: NodeContext, index: int, length: int, default: int) -> int | None:
+    """A position from 0 on, up to and including `length`, when it is known; None when it is not or is out of range."""
+    place = default
+    if n.has(index):
+        array = n.const(index)
+        if array is None or array.size != 1:
+            return None
+        place = int(array.reshape(-1)[0])
+        place = place + length if place < 0 else place
+    return place if 0 <= place <= length else None
+
+
 @onnx_op("SequenceEmpty", since=11)
 def sequence_empty(n: NodeContext) -> Value:
     """No elements; float by default."""
@@ -58,20 +86,36 @@ def sequence_construct(n: NodeContext) -> Value:
 @onnx_op("SequenceInsert", since=11)
 def sequence_insert(n: NodeContext) -> Value:
     """A tensor before a position or at the end."""
-    return n.b.sequence_insert(_sequence(n), n.value(1), *_position(n, 2))
+    sequence, value = _sequence(n), n.value(1)
+    parts = _parts(sequence)
+    if parts is not None and len(parts) < MAX_PARTS:
+        place = _known_place(n, 2, len(parts), len(parts))
+        if place is not None:
+            return n.b.sequence_construct(*parts[:place], value, *parts[place:])
+    return n.b.sequence_insert(sequence, value, *_position(n, 2))
 
 
 @onnx_op("SequenceErase", since=11)
 def sequence_erase(n: NodeContext) -> Value:
     """All but one element."""
-    return n.b.sequence_erase(_sequence(n), *_position(n, 1))
+    sequence = _sequence(n)
+    parts = _parts(sequence)
+    if parts is not None and len(parts) > 1:
+        place = _known_place(n, 1, len(parts), len(parts) - 1)
+        if place is not None and place < len(parts):
+            return n.b.sequence_construct(*parts[:place], *parts[place + 1 :])
+    return n.b.sequence_erase(sequence, *_position(n, 1))
 
 
 @onnx_op("SequenceAt", since=11)
 def sequence_at(n: NodeContext) -> Value:
     """One element."""
     sequence = _sequence(n)
-    n.value(1)
+    parts = _parts(sequence)
+    place = None if parts is None else _known_place(n, 1, len(parts), 0)
+    if parts is not None and place is not None and place < len(parts):
+        return parts[place]
+    n.raw(1)
     element = sequence.type.element
     _require_rank(n, element)
     return n.b.sequence_at(sequence, *_position(n, 1), symbols=_fresh(n, open_sizes(element)))
@@ -80,7 +124,48 @@ def sequence_at(n: NodeContext) -> Value:
 @onnx_op("SequenceLength", since=11)
 def sequence_length(n: NodeContext) -> Value:
     """How many elements there are."""
-    return n.b.sequence_length(_sequence(n))
+    sequence = _sequence(n)
+    parts = _parts(sequence)
+    return n.b.sequence_length(sequence) if parts is None else n.b.constant(len(parts), i64)
+
+
+@onnx_op("SequenceMap", since=17)
+def sequence_map(n: NodeContext) -> Any:
+    """A graph applied to every element: written out for known elements, else the loop by which ONNX defines it."""
+    parts = [_parts(n.value(i)) if isinstance(n.value(i).type, SequenceType) else None for i in range(len(n))]
+    length = None if not parts or parts[0] is None else len(parts[0])
+    if not length or length > MAX_PARTS:
+        return _map_by_loop(n)
+    body = n.require_attr("body")
+    if len(body.input) != len(n):
+        n.invalid(f"the body takes {len(body.input)} values, {len(n)} are given")
+    results: list[list[Value]] = [[] for _ in body.output]
+    for number in range(length):
+        scope = Scope(n.scope.graph, n.scope)
+        for index, (info, own) in enumerate(zip(body.input, parts)):
+            if own is not None and number >= len(own):
+                n.invalid("the sequences differ in length")
+            if own is None and isinstance(n.value(index).type, SequenceType):
+                return _map_by_loop(n)
+            scope.names[info.name] = n.value(index) if own is None else own[number]
+        n.importer.import_initializers(body, scope)
+        n.importer.import_nodes(body, scope)
+        for result, info in zip(results, body.output):
+            found = scope.find(info.name)
+            if found is None:
+                n.invalid(f"output {info.name!r} of the body is not defined")
+            result.append(found if isinstance(found, Value) else n.materialize(found))
+    return [n.b.sequence_construct(*result) for result in results]
+
+
+def _map_by_loop(n: NodeContext) -> None:
+    from dhc.frontend.onnx.importer import free_names
+
+    function = schema_function(n)
+    if function is None:
+        n.unsupported("this version of the operator is not supported")
+    used = free_names(n.proto) - set(n.proto.input)
+    inline_function(n.importer, n.proto, function, n.scope, sorted(used))
 
 
 @onnx_op("SplitToSequence", since=11)
@@ -91,7 +176,7 @@ def split_to_sequence(n: NodeContext) -> Value:
     keepdims = bool(n.attr("keepdims", 1))
     length = x.shape[axis]
     sizes = n.const(1) if n.has(1) else np.array(1, np.int64)
-    if sizes is None or not isinstance(length, int) or length > 1024 or not length:
+    if sizes is None or not isinstance(length, int) or length > MAX_PARTS or not length:
         operands = [n.value(1)] if n.has(1) else []
         return n.b.split_to_sequence(x, *operands, axis=axis, keepdims=keepdims)
     if sizes.ndim == 0:
@@ -114,9 +199,15 @@ def split_to_sequence(n: NodeContext) -> Value:
 def concat_from_sequence(n: NodeContext) -> Value:
     """The elements joined."""
     sequence = _sequence(n)
+    parts = _parts(sequence)
+    new_axis = bool(n.attr("new_axis", 0))
+    if parts:
+        axis = n.axis(n.require_attr("axis"), parts[0].type.rank + int(new_axis))
+        if new_axis:
+            parts = [n.b.reshape(p, shape=(*p.shape[:axis], 1, *p.shape[axis:])) for p in parts]
+        return n.b.concat(*parts, axis=axis)
     element = sequence.type.element
     _require_rank(n, element)
-    new_axis = bool(n.attr("new_axis", 0))
     rank = len(element.shape)
     axis = n.axis(n.require_attr("axis"), rank + int(new_axis))
     sizes = [d if isinstance(d, int) else None for d in element.shape]
@@ -147,6 +238,8 @@ def optional_has_element(n: NodeContext) -> Any:
     value = n.value(0)
     if not isinstance(value.type, OptionalType):
         return n.b.constant(True, boolean)
+    if value.producer is not None and value.producer.op.name in ("optional", "optional_empty"):
+        return n.b.constant(value.producer.op.name == "optional", boolean)
     return n.b.optional_has_element(value)
 
 
@@ -156,6 +249,8 @@ def optional_get_element(n: NodeContext) -> Any:
     value = n.value(0)
     if not isinstance(value.type, OptionalType):
         return value
+    if value.producer is not None and value.producer.op.name == "optional":
+        return value.producer.operands[0]
     element = value.type.element
     _require_rank(n, element)
     return n.b.optional_get_element(value, symbols=_fresh(n, open_sizes(element)))
