@@ -23,6 +23,7 @@ from dhc.ir.kinds import Structural
 from dhc.ir.op import constraints_of
 from dhc.ir.symbols import Dim, to_json
 from dhc.ir.types import TensorType
+from dhc.ir.verifier import defined_symbols
 from dhc.passes.memory import Home, concat_homes, is_direct_output, view_offset, why_not_in_place
 
 Lower = Callable[[Node, "PlanBuilder"], None]
@@ -124,9 +125,12 @@ class PlanBuilder:
         )
 
     def _work(self, node: Node) -> dict[str, Any]:
-        """The estimate that the runtime weighs threads by; left out when it is a long expression."""
+        """The estimate that the runtime weighs threads by; left out when long, or when only the result tells it."""
         work = nanoseconds(node)
-        return {"work": to_json(work)} if len(symbols.format_dim(work)) <= 200 else {}
+        needed = set(symbols.free_symbols(work))
+        if len(symbols.format_dim(work)) > 200 or needed & set(defined_symbols(node)):
+            return {}
+        return {"work": to_json(work)}
 
     def bind(self, symbol: str, buffer: int, index: int, largest: Dim | None = None) -> None:
         """Binds a symbol to an element of an i64 buffer: later sizes may use it."""
