@@ -5,7 +5,7 @@ The compiler uses the same planner for its reports, so that a report shows what 
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import numpy as np
 
@@ -18,21 +18,17 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-# What goes first: smaller weights of (bytes, steps).
-_WEIGHTS: Tuple[Callable[[int, int], Tuple[int, ...]], ...] = (
-    lambda size, steps: (-size,),
-    lambda size, steps: (-steps, -size),
-    lambda size, steps: (-size * steps,),
-)
+_REPAIRS = 16
+"""Further placements that are tried while the block is larger than it must be."""
 
 
 def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) -> Tuple[List[int], int]:
     """Assigns offsets to buffers so that buffers alive at the same time do not overlap.
 
-    Greedy: one buffer after the other into the tightest gap between the buffers already placed that live at the same
-    time, or behind them. Larger ones go first; where that leaves holes, those that live longest, and those that occupy
-    most (bytes times steps), are tried first as well, and the smallest block counts. Ties go to the earlier birth, then
-    to the lower index: the result depends on the arguments alone.
+    Greedy: larger buffers first, each into the tightest gap between the buffers already placed that live at the same
+    time, or behind them. While that takes more than what is alive at once, those that stick out go first the next time;
+    the smallest block counts. Ties go to the earlier birth, then to the lower index: the result depends on the
+    arguments alone.
 
     Args:
         sizes: bytes of each buffer; a buffer of 0 bytes is given a place of one alignment unit.
@@ -47,15 +43,16 @@ def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) 
         raise ValueError("sizes, first and last must have the same length")
     rounded = [_aligned(max(int(size), 1)) for size in sizes]
     least = lower_bound(sizes, first, last)
-    best: "Optional[Tuple[List[int], int]]" = None
-    for weigh in _WEIGHTS:
-        order = sorted(range(count), key=lambda i: (weigh(rounded[i], last[i] - first[i] + 1), first[i], i))
-        found = _place(rounded, first, last, order)
-        if best is None or found[1] < best[1]:
-            best = found
+    order = sorted(range(count), key=lambda i: (-rounded[i], first[i], i))
+    best = found = _place(rounded, first, last, order)
+    for _ in range(_REPAIRS):
         if best[1] <= least:
             break
-    assert best is not None
+        offsets, total = found
+        highest = [i for i in order if offsets[i] + rounded[i] == total]
+        order = highest + [i for i in order if offsets[i] + rounded[i] != total]
+        found = _place(rounded, first, last, order)
+        best = found if found[1] < best[1] else best
     return best
 
 

@@ -15,6 +15,7 @@ import dhc
 from dhc.ir import Builder, Graph
 from tests.backends.cpu.differential.models import MODELS
 from tests.backends.cpu.differential.running import assert_close, run
+from tests.models.light_models import path_of
 
 
 def program_of(artifact: Any) -> dict[str, Any]:
@@ -97,3 +98,13 @@ def test_views_take_no_memory() -> None:
     program = program_of(dhc.compile(graph))
     assert [b["kind"] for b in program["buffers"] if b["kind"] == "arena"] == []
     assert len(program["items"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["light_inception_v2", "light_squeezenet"])
+def test_networks_take_no_more_than_is_alive_at_once(name: str) -> None:
+    """Real networks with many branches, whose concatenations are written in place."""
+    program = program_of(dhc.compile(dhc.load_onnx(path_of(name))))
+    sizes, first, last = arena_of(program, {**dict.fromkeys(program["symbols"], 1), "threads__": 2})
+    assert plan_arena(sizes, first, last)[1] <= 1.05 * lower_bound(sizes, first, last)
+    assert "concat" not in [item.get("op") for item in program["items"]]
