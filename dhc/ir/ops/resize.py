@@ -1,28 +1,26 @@
 """Resizing of any axes: the modes and coordinate rules of ONNX Resize.
 
-Every result element is a weighted sum over taps of the operand along each resized axis. `_Axis` holds the rule of one
-axis for backends (scalar expressions), `_taps` the same for the reference. Positions are computed in
-f32, as ONNX Runtime does, or in f64 for f64 operands.
+Every result element is a weighted sum over taps of the operand along each resized axis: here as scalar expressions for
+backends, in `resize_reference` as NumPy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dhc.ir import scalar as s
-from dhc.ir import symbols
 from dhc.ir.builder import Builder
-from dhc.ir.dtypes import REALS, DType, f32, f64, i64
+from dhc.ir.dtypes import REALS, DType, f32, i64
 from dhc.ir.graph import Node, Value
 from dhc.ir.kinds import Index, LoadFn, Reduce, ReduceSpec
 from dhc.ir.op import Attr, Call, Cost, OpDef, Operand
 from dhc.ir.ops.matmul import Accumulators, load_as, moved_bytes
-from dhc.ir.ops.window import ints
+from dhc.ir.ops.resize_axis import ResizedAxis, accumulator_dtype, coordinate_dtype, resized_axes
+from dhc.ir.ops.resize_reference import resized, stored
 from dhc.ir.registry import register
 from dhc.ir.symbols import Dim
 from dhc.ir.types import TensorType
@@ -47,188 +45,12 @@ def _type(call: Call) -> list[TensorType]:
     return [TensorType(x.dtype, a.shape)]
 
 
-def _coordinate_dtype(dtype: DType) -> DType:
-    return f64 if dtype == f64 else f32
-
-
-def _accumulator(dtype: DType) -> DType:
-    """Weighted sums are in f32, those of f64 and of wide integers in f64."""
-    return f64 if dtype == f64 or (dtype.is_integer and dtype.bits > 16) else f32
-
-
-# ---- the rule of one axis --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis that is resized.
-
-    Attributes:
-        axis: its number.
-        before: operand size.
-        after: result size.
-        scale: after / before as the caller gave it; None: the exact ratio of the sizes.
-        start: where the region of interest begins, 0 to 1 (tf_crop_and_resize).
-        end: where it ends.
-    """
-
-    axis: int
-    before: Dim
-    after: Dim
-    scale: float | None
-    start: float
-    end: float
-
-    def taps(self, mode: str, antialias: bool) -> tuple[Dim, Dim]:
-        """Offset of the first tap from the floor of the coordinate, and the number of taps."""
-        radius = 1 if mode == "linear" else 2
-        if not antialias:
-            return 1 - radius, 2 * radius
-        if self.scale is not None:
-            reach = max(radius, math.ceil(radius / min(self.scale, 1.0)))
-            return 1 - reach, 2 * reach
-        wide = symbols.maximum(symbols.ceildiv(self.before * radius, self.after), radius)
-        return 1 - wide, 2 * wide
-
-
-def _axes(call: Call) -> list[_Axis]:
-    """The axes along which something changes."""
-    (x,), a = call.types, call.attrs
-    found = []
-    for axis, (before, after) in enumerate(zip(x.shape, a.shape)):
-        scale = a.scales[axis] if a.scales else None
-        start, end = (a.roi[axis], a.roi[axis + x.rank]) if a.coordinate == "tf_crop_and_resize" else (0.0, 1.0)
-        if before == after and scale in (None, 1.0) and (start, end) == (0.0, 1.0):
-            continue
-        found.append(_Axis(axis, before, after, scale, start, end))
-    return found
-
-
-# ---- reference -------------------------------------------------------------------------------------------------------
-
-
-def _coordinates(call: Call, axis: _Axis) -> Any:
-    """Operand position of every result position along an axis."""
-    real: Any = _coordinate_dtype(call.types[0].dtype).numpy.type
-    before_count, after_count = ints((axis.before, axis.after))
-    before, after = real(before_count), real(after_count)
-    scale = real(axis.scale) if axis.scale is not None else after / before
-    at = np.arange(after_count, dtype=real)
-    half, rule = real(0.5), call.attrs.coordinate
-    if rule == "half_pixel" or (rule == "pytorch_half_pixel" and after_count > 1):
-        return (at + half) / scale - half
-    if rule == "half_pixel_symmetric":
-        offset = before / real(2) * (real(1) - after / (scale * before))
-        return offset + (at + half) / scale - half
-    if rule == "asymmetric":
-        return at / scale
-    if rule == "align_corners":
-        return at * (before - real(1)) / (after - real(1)) if after_count > 1 else at * real(0)
-    if rule == "tf_crop_and_resize":
-        start, end, last = real(axis.start), real(axis.end), before - real(1)
-        if after_count > 1:
-            return start * last + at * (end - start) * last / (after - real(1))
-        return at * real(0) + half * (start + end) * last
-    return at * real(0)
-
-
-def _rounded(call: Call, x: np.ndarray) -> Any:
-    """The nearest operand position, by the attribute `nearest`."""
-    rule, below = call.attrs.nearest, np.floor(x)
-    if rule == "floor":
-        return below
-    if rule == "ceil":
-        return np.ceil(x)
-    up = x - below > 0.5 if rule == "round_prefer_floor" else x - below >= 0.5
-    return below + up
-
-
-def _filter(call: Call, distance: np.ndarray) -> Any:
-    """Weight of a tap at a distance from the coordinate."""
-    d = np.abs(distance)
-    if call.attrs.mode == "linear":
-        return np.maximum(1 - d, 0)
-    a = d.dtype.type(call.attrs.cubic_a)
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0)).astype(d.dtype)
-
-
-def _taps(call: Call, axis: _Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Operand positions [after, taps] along an axis and their weights (each row adds up to 1)."""
-    a = call.attrs
-    real = _accumulator(call.types[0].dtype).numpy
-    before, after = ints((axis.before, axis.after))
-    if before == 0 or after == 0:
-        return np.zeros((after, 0), np.int64), np.zeros((after, 0), real)
-    at = _coordinates(call, axis)
-    if a.mode == "nearest":
-        return np.clip(_rounded(call, at), 0, before - 1).astype(np.int64)[:, None], np.ones((after, 1), real)
-    number = at.dtype.type
-    if a.mode == "linear" and not a.antialias:
-        at = np.clip(at, 0, number(before - 1))
-    scale = number(axis.scale if axis.scale is not None else after / before)
-    stretch = np.minimum(scale, number(1)) if a.antialias else number(1)
-    first, count = ints(axis.taps(a.mode, a.antialias))
-    offsets = np.arange(first, first + count)
-    below = np.floor(at)[:, None]
-    columns = below.astype(np.int64) + offsets
-    weights = _filter(call, (below + offsets.astype(at.dtype) - at[:, None]) * stretch)
-    if a.exclude_outside:
-        weights = np.where((columns >= 0) & (columns < before), weights, 0)
-    weights = weights / weights.sum(axis=1, keepdims=True)
-    return np.clip(columns, 0, before - 1), weights.astype(real)
-
-
-def _outside(call: Call, axis: _Axis) -> Any:
-    at = _coordinates(call, axis)
-    (before,) = ints((axis.before,))
-    return (at < 0) | (at > at.dtype.type(before - 1))
-
-
-def _reference(call: Call, x: np.ndarray) -> Any:
-    a, dtype = call.attrs, call.types[0].dtype
-    axes = _axes(call)
-    result = x if a.mode == "nearest" else x.astype(_accumulator(dtype).numpy)
-    for axis in axes:
-        columns, weights = _taps(call, axis)
-        shape = [-1 if i == axis.axis else 1 for i in range(x.ndim)]
-        parts = [np.take(result, columns[:, tap], axis=axis.axis) for tap in range(columns.shape[1])]
-        if a.mode == "nearest" and parts:
-            result = parts[0]
-            continue
-        lengths = [len(columns) if i == axis.axis else n for i, n in enumerate(result.shape)]
-        resized = np.zeros(lengths, result.dtype)
-        for tap, part in enumerate(parts):
-            resized += weights[:, tap].reshape(shape) * part
-        result = resized
-    if a.mode != "nearest":
-        result = _stored(result, dtype, a.antialias)
-    if a.coordinate == "tf_crop_and_resize":
-        beyond = np.zeros((1,) * x.ndim, np.bool_)
-        for axis in axes:
-            beyond = beyond | np.expand_dims(_outside(call, axis), [i for i in range(x.ndim) if i != axis.axis])
-        value = _stored(np.asarray(a.extrapolation), dtype, False)
-        result = np.where(beyond, value, result).astype(x.dtype)
-    return np.ascontiguousarray(result)
-
-
-def _stored(total: np.ndarray, dtype: DType, nearest: bool) -> Any:
-    """Weighted sums as elements of `dtype`; integers saturate and drop the fraction, or round it with antialias."""
-    if dtype.is_integer:
-        whole = np.rint(total) if nearest else np.trunc(total)
-        low, high = float(dtype.min), float(dtype.max)
-        inside = np.clip(whole, low, np.nextafter(high, 0, dtype=total.dtype) if dtype.bits > 32 else high)
-        return inside.astype(dtype.numpy)
-    return total.astype(dtype.numpy)
-
-
 # ---- definition for backends -----------------------------------------------------------------------------------------
 
 
-def _coordinate(call: Call, axis: _Axis, position: s.ScalarExpr) -> s.ScalarExpr:
+def _coordinate(call: Call, axis: ResizedAxis, position: s.ScalarExpr) -> s.ScalarExpr:
     """Operand position of a result position along an axis, as an expression."""
-    real = _coordinate_dtype(call.types[0].dtype)
+    real = coordinate_dtype(call.types[0].dtype)
 
     def number(dim: Dim) -> s.ScalarExpr:
         return s.const(float(dim), real) if isinstance(dim, int) else s.cast(s.size(dim), real)
@@ -261,7 +83,7 @@ def _coordinate(call: Call, axis: _Axis, position: s.ScalarExpr) -> s.ScalarExpr
     return many(spread, s.const(0.5, real) * (begin + end) * last)
 
 
-def _nearest_index(call: Call, axis: _Axis, at: s.ScalarExpr) -> s.ScalarExpr:
+def _nearest_index(call: Call, axis: ResizedAxis, at: s.ScalarExpr) -> s.ScalarExpr:
     rule = call.attrs.nearest
     if rule == "ceil":
         chosen = s.unary("ceil", at)
@@ -294,12 +116,12 @@ def _as_stored(total: s.ScalarExpr, dtype: DType, nearest: bool) -> s.ScalarExpr
     return s.cast(total, dtype, saturate=dtype.is_integer)
 
 
-def _extrapolated(call: Call, axes: Sequence[_Axis], index: Index, inside: s.ScalarExpr) -> s.ScalarExpr:
+def _extrapolated(call: Call, axes: Sequence[ResizedAxis], index: Index, inside: s.ScalarExpr) -> s.ScalarExpr:
     """`inside`, or the extrapolation value where the coordinate of some axis leaves the operand."""
     if call.attrs.coordinate != "tf_crop_and_resize":
         return inside
     dtype = call.types[0].dtype
-    value = _stored(np.asarray(call.attrs.extrapolation), dtype, False).item()
+    value = stored(np.asarray(call.attrs.extrapolation), dtype, False).item()
     for axis in axes:
         at = _coordinate(call, axis, index[axis.axis])
         last = s.cast(s.size(axis.before - 1), at.dtype)
@@ -310,7 +132,7 @@ def _extrapolated(call: Call, axes: Sequence[_Axis], index: Index, inside: s.Sca
 Taps = tuple[int, list[tuple[s.ScalarExpr, s.ScalarExpr]]]
 
 
-def _written_taps(call: Call, axis: _Axis, index: Index, real: DType) -> Taps:
+def _written_taps(call: Call, axis: ResizedAxis, index: Index, real: DType) -> Taps:
     """An axis with its few taps written out: their positions and weights."""
     at = _coordinate(call, axis, index[axis.axis])
     last = s.size(axis.before - 1)
@@ -342,7 +164,7 @@ def _blended(axes: Sequence[Taps], source: list[s.ScalarExpr], load: LoadFn, rea
     return total
 
 
-def _single_step(call: Call, axes: Sequence[_Axis], dtype: DType, step: Any) -> ReduceSpec:
+def _single_step(call: Call, axes: Sequence[ResizedAxis], dtype: DType, step: Any) -> ReduceSpec:
     """A window of one element, whose value `step` gives at once."""
     return ReduceSpec(
         domain=(1,),
@@ -355,8 +177,8 @@ def _single_step(call: Call, axes: Sequence[_Axis], dtype: DType, step: Any) -> 
 
 def _spec(call: Call) -> ReduceSpec:
     (x,), a = call.types, call.attrs
-    axes = _axes(call)
-    real = _accumulator(x.dtype)
+    axes = resized_axes(call)
+    real = accumulator_dtype(x.dtype)
     if a.mode == "nearest" or not axes:
         # One tap: the running value is the element itself, in the operand's dtype.
         def pick(index: Index, red: Index, load: LoadFn, accs: Accumulators) -> Accumulators:
@@ -418,7 +240,7 @@ def _grad(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
     a = dict(node.attrs)
     wide = f32 if g.dtype.bits == 16 else g.dtype
     result = g if g.dtype == wide else b.cast(g, dtype=wide)
-    for axis in _axes(call):
+    for axis in resized_axes(call):
         # Resizing the unit matrix along its first axis gives the matrix [after, before] of this axis.
         unit = b.eye(shape=(axis.before, axis.before), dtype=wide, k=0)
         weights = b.call(
@@ -441,7 +263,7 @@ def _grad(b: Builder, node: Node, g: Value) -> Sequence[Value | None]:
 def _cost(call: Call) -> Cost:
     taps: Dim = 1
     if call.attrs.mode != "nearest":
-        for axis in _axes(call):
+        for axis in resized_axes(call):
             taps = taps * axis.taps(call.attrs.mode, call.attrs.antialias)[1]
     return Cost(call.results[0].numel * taps * 2, moved_bytes(call))
 
@@ -492,7 +314,7 @@ register(
             Attr("antialias", "bool", False, "stretch the filter when the result is smaller"),
         ),
         infer=_type,
-        reference=_reference,
+        reference=resized,
         kind=Reduce(_spec, role="window"),
         grad=_grad,
         cost=_cost,
