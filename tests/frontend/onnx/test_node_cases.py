@@ -8,7 +8,7 @@ from dhc.frontend.onnx.conformance import run_case
 from dhc.frontend.onnx.handlers import known_operators
 from tests.frontend.onnx.node_cases import node_cases, passing_names
 
-FEWEST = 1587
+FEWEST = 1659
 """Cases in the list when it was last looked at: it may not shrink."""
 
 
@@ -34,11 +34,13 @@ def test_every_operator_with_a_handler_is_covered() -> None:
     # Their results are random, or the package has no case for them (see test_operators.py).
     exempt = {
         "Bernoulli",
+        "ConcatFromSequence",
         "GlobalLpPool",
         "RandomNormal",
         "RandomNormalLike",
         "RandomUniform",
         "RandomUniformLike",
         "Scatter",
+        "SequenceErase",
     }
     assert sorted(set(known_operators()) - covered - exempt) == []

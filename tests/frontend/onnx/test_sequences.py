@@ -128,3 +128,17 @@ def test_casts_to_text_and_back(source, target, wanted):
     text, back = DhcBackend.run_model(proto, [x], "REFERENCE")
     assert text.tolist() == wanted
     same(back, x)
+
+
+@pytest.mark.parametrize("device", ["REFERENCE", "CPU"])
+def test_labels_between_numbers(device):
+    node = helper.make_node(
+        "LabelEncoder", ["x"], ["y"], domain="ai.onnx.ml", keys_floats=[1.0, float("nan"), 1.0],
+        values_int64s=[10, 20, 30], default_int64=-5,
+    )  # fmt: skip
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2])]
+    graph = helper.make_graph([node], "g", infos, [helper.make_tensor_value_info("y", TensorProto.INT64, [2, 2])])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 4)])
+    x = np.array([[1, np.nan], [0, -1]], np.float32)
+    (found,) = DhcBackend.run_model(proto, [x], device)
+    same(found, np.array([[30, 20], [-5, -5]]))

@@ -1,4 +1,4 @@
-"""Strings, n-grams and encoded images."""
+"""Strings, labels, n-grams and encoded images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
-from dhc.ir.dtypes import f32, i64
+from dhc.ir.dtypes import dtype as as_dtype
+from dhc.ir.dtypes import f32, i64, string
 from dhc.ir.graph import Value
 from dhc.ir.ops.text import text_array
 
@@ -49,6 +50,58 @@ def image_decoder(n: NodeContext) -> Value:
     if pixels is None:
         n.invalid(f"there is no pixel format {n.attr('pixel_format')!r}")
     return n.b.decode_image(n.value(0), pixels=pixels)
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def _listed(n: NodeContext, role: str) -> np.ndarray:
+    """Keys or values, whichever of the attributes holds them."""
+    found = n.attr(f"{role}_tensor")
+    if found is not None:
+        return np.asarray(found).reshape(-1)
+    for suffix, kind in (("strings", None), ("int64s", np.int64), ("floats", np.float32)):
+        given = n.attr(f"{role}_{suffix}")
+        if given is not None:
+            return text_array(given, (len(given),)) if kind is None else np.array(given, kind)
+    return n.invalid(f"the attributes of the {role} are missing")
+
+
+def _default(n: NodeContext, values: np.ndarray) -> np.ndarray:
+    given = n.attr("default_tensor")
+    if given is not None:
+        return np.asarray(given).reshape(-1)[:1].reshape(())
+    if values.dtype == object:
+        return text_array([n.attr("default_string", "_Unused")], ())
+    if values.dtype.kind == "f":
+        return np.array(n.attr("default_float", 0.0), values.dtype)
+    return np.array(n.attr("default_int64", -1), values.dtype)
+
+
+@onnx_op("LabelEncoder", since=2, domain="ai.onnx.ml")
+def label_encoder(n: NodeContext) -> Value:
+    """A table of keys and values; between numbers it is comparisons and a gather."""
+    x, keys, values = n.value(0), _listed(n, "keys"), _listed(n, "values")
+    default = _default(n, values)
+    if len(keys) != len(values) or default.dtype != values.dtype:
+        n.invalid(f"{len(keys)} keys of {keys.dtype}, {len(values)} values of {values.dtype}, default {default.dtype}")
+    if as_dtype(keys.dtype) != x.dtype:
+        n.invalid(f"the keys are {as_dtype(keys.dtype)}, the operand is {x.dtype}")
+    if x.dtype == string or values.dtype == object or not len(keys):
+        tables = [n.b.constant(array) for array in (keys, values, default)]
+        return n.b.label_encode(x, *tables)
+    return _numeric_encoder(n, x, keys, values, default)
+
+
+def _numeric_encoder(n: NodeContext, x: Value, keys: np.ndarray, values: np.ndarray, default: np.ndarray) -> Value:
+    wide = n.b.reshape(x, shape=(*x.shape, 1))
+    hit = n.b.eq(wide, n.b.constant(keys))
+    if keys.dtype.kind == "f" and np.isnan(keys).any():
+        hit = n.b.logical_or(hit, n.b.logical_and(n.b.is_nan(wide), n.b.constant(np.isnan(keys))))
+    # The last of equal keys counts, as in a dictionary.
+    position = n.b.argmax(n.b.cast(hit, dtype="i32"), axis=-1, last=True)
+    found = n.b.gather(n.b.constant(values), position, axis=0)
+    return n.b.where(n.b.reduce_any(hit, axes=(-1,)), found, n.b.constant(default))
 
 
 # ---- n-grams ---------------------------------------------------------------------------------------------------------
