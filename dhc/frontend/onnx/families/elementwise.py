@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
+import numpy as np
+
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
@@ -180,24 +182,32 @@ def dropout(n: NodeContext) -> list[Value | None]:
     x = n.value(0)
     if n.opset >= 12 and n.has(2):
         training = n.const(2)
-        ratio = n.const(1) if n.has(1) else None
+        ratio = n.const(1) if n.has(1) else np.array(0.5)
+        if ratio is not None and not 0.0 <= float(ratio.reshape(-1)[0]) < 1.0:
+            n.invalid(f"the ratio {ratio} is not within 0 and 1")
         nothing_dropped = ratio is not None and float(ratio.reshape(-1)[0]) == 0.0
         if (training is None or bool(training.reshape(-1)[0])) and not nothing_dropped:
-            return _training_dropout(n, x, 0.5 if ratio is None else float(ratio.reshape(-1)[0]))
+            return _training_dropout(n, x, known=training is not None)
     mask_dtype = "bool" if n.opset >= 10 else x.dtype
     return [x, n.b.full(x.shape, 1, mask_dtype) if n.wants(1) else None]
 
 
-def _training_dropout(n: NodeContext, x: Value, ratio: float) -> list[Value | None]:
-    """Zeroes each element with the probability `ratio` and scales the others up."""
+def _training_dropout(n: NodeContext, x: Value, known: bool) -> list[Value | None]:
+    """Zeroes each element with the probability `ratio` and scales the others up; unless training is off at run time."""
     from dhc.frontend.onnx.families.generate import node_seed
 
-    if not 0.0 <= ratio < 1.0:
-        n.invalid(f"the ratio {ratio} is not within 0 and 1")
-    drawn = n.b.random_uniform(shape=x.shape, dtype="f32", seed=node_seed(n))
-    kept = n.b.ge(drawn, n.b.constant(ratio, "f32"))
-    scaled = n.b.mul(x, n.b.like(1.0 / (1.0 - ratio), x))
-    return [n.b.where(kept, scaled, n.b.like(0, x)), kept]
+    b = n.b
+    ratio = n.value(1) if n.has(1) else b.constant(0.5, "f32")
+    ratio = b.reshape(ratio, shape=()) if ratio.type.rank else ratio
+    drawn = b.random_uniform(shape=x.shape, dtype="f32", seed=node_seed(n))
+    kept = b.ge(drawn, ratio if ratio.dtype == drawn.dtype else b.cast(ratio, dtype=drawn.dtype))
+    share = ratio if ratio.dtype == x.dtype else b.cast(ratio, dtype=x.dtype)
+    dropped = b.where(kept, b.div(x, b.sub(b.like(1, x), share)), b.like(0, x))
+    if known:
+        return [dropped, kept]
+    training = n.value(2)
+    training = b.reshape(training, shape=()) if training.type.rank else training
+    return [b.where(training, dropped, x), b.logical_or(kept, b.logical_not(training))]
 
 
 @onnx_op("PRelu")
