@@ -69,22 +69,26 @@ def ir() -> str:
 
 def ops() -> str:
     """The registry, one table for each kind: what an op takes, whether it has a gradient, what it follows."""
-    from dhc.ir import NotDifferentiable, all_ops
-    from dhc.ir.kinds import Composite
+    from dhc.ir import all_ops
 
     groups: dict[str, list[list[str]]] = {}
     for op in all_ops():
-        if isinstance(op.grad, NotDifferentiable):
-            gradient = f"none: {op.grad.reason}"
-        elif op.grad is None:
-            gradient = "of its parts" if isinstance(op.kind, Composite) else "none"
-        else:
-            gradient = "yes"
-        groups.setdefault(op.kind.name, []).append([f"`{_signature(op)}`", op.doc, gradient, op.source])
+        groups.setdefault(op.kind.name, []).append([f"`{_signature(op)}`", op.doc, _gradient(op), op.source])
     parts = [f"{sum(map(len, groups.values()))} ops, by kind. A `?` marks what may be left out, `...` any number.\n"]
     for kind in sorted(groups):
         parts.append(f"### {kind}\n\n{table(['op', 'what it is', 'gradient', 'follows'], groups[kind])}\n")
     return "\n".join(parts)
+
+
+def _gradient(op: Any) -> str:
+    from dhc.ir import NotDifferentiable
+    from dhc.ir.kinds import Composite
+
+    if isinstance(op.grad, NotDifferentiable):
+        return f"none: {op.grad.reason}"
+    if op.grad is None:
+        return "of its parts" if isinstance(op.kind, Composite) else "none"
+    return "yes"
 
 
 def _signature(op: Any) -> str:
@@ -137,9 +141,9 @@ def support() -> str:
                 shown = "every type" if len(keys) == len(graphs) and len(keys) > 1 else "; ".join(keys)
                 limits.append([f"`{op.name}`", target, shown, reason])
         types = sorted({d for spec in op.operands for d in spec.dtypes}, key=list(ALL.values()).index)
-        rows.append([f"`{op.name}`", op.kind.name, _families([d.name for d in types]) or "-", *cells])
+        rows.append([f"`{op.name}`", op.kind.name, _families([d.name for d in types]) or "-", _gradient(op), *cells])
     legend = "\n".join(f"- *{family}*: {' '.join(names)}" for family, names in FAMILIES.items())
-    parts = [f"{legend}\n", table(["op", "kind", "element types", *targets], rows), "\n## Limitations\n"]
+    parts = [f"{legend}\n", table(["op", "kind", "element types", "gradient", *targets], rows), "\n## Limitations\n"]
     parts.append(table(["op", "target", "element types", "reason"], limits) if limits else "None.")
     return "\n".join(parts)
 

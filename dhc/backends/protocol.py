@@ -39,7 +39,7 @@ class Blob:
 
     Attributes:
         program: the plan (see docs/artifact.md), plain JSON data.
-        members: files of the artifact, e.g. ``cpu/code.o``.
+        members: files of the artifact, e.g. ``cpu/code.a``.
         constants: arrays of ``weights.safetensors`` by name.
         device: the manifest's entry about the device.
         executor: name of the runtime's executor for this code, None: the name of the target. A backend that makes
