@@ -20,14 +20,10 @@ _HANDLERS: dict[tuple[str, str], dict[int, Handler]] = {}
 
 FAMILIES = (
     "activation", "contraction", "control", "einsum", "elementwise", "gather", "generate", "learning",
-    "normalization", "pooling",
-    "quantization", "recurrent", "reduction", "resize", "sampling", "sequences", "shape", "signal",
-    "sorting", "text", "training",
+    "normalization", "pooling", "quantization", "recurrent", "reduction", "resize", "sampling", "sequences", "shape",
+    "signal", "sorting", "text", "training",
 )  # fmt: skip
 """Modules of `dhc.frontend.onnx.families`, one a family of operators."""
-
-REASONS: dict[str, str] = {}
-"""Why operators have no handler, and what to do; shown when a model is refused."""
 
 
 def onnx_op(*names: str, since: int = 1, domain: str = "ai.onnx") -> Callable[[Handler], Handler]:

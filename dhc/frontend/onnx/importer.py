@@ -19,7 +19,7 @@ from dhc.frontend.onnx.functions import (
     inline_function,
     schema_function,
 )
-from dhc.frontend.onnx.handlers import REASONS, find_handler, known_operators
+from dhc.frontend.onnx.handlers import find_handler, known_operators
 from dhc.frontend.onnx.reader import nested_graphs
 from dhc.frontend.onnx.shape_math import fold_shapes
 from dhc.frontend.onnx.tensors import from_onnx_dtype, to_array
@@ -83,8 +83,8 @@ class Importer:
             if has_schema_function(domain, node.op_type, opsets.get(domain, 1)) and domain in opsets:
                 continue
             close = difflib.get_close_matches(node.op_type, known, 1, 0.8)
-            hint = f" ({REASONS[node.op_type]})" if domain == "ai.onnx" and node.op_type in REASONS else ""
-            if not hint and close and domain == "ai.onnx" and not has_schema(domain, node.op_type):
+            hint = ""
+            if close and domain == "ai.onnx" and not has_schema(domain, node.op_type):
                 hint = f" (is {close[0]} meant?)"
             if domain not in opsets:
                 hint = f" (the model imports no opset of the domain {domain!r})"

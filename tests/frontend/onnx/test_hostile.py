@@ -129,7 +129,7 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
 
     nodes = [
         helper.make_node("Reluu", ["x"], ["a"], name="first"),
-        helper.make_node("SequenceConstruct", ["a"], ["b"], name="second"),
+        helper.make_node("NoSuchOperator", ["a"], ["b"], name="second"),
         helper.make_node("Fancy", ["b"], ["c"], name="third", domain="com.example"),
         relu("c", "y"),
     ]
@@ -137,7 +137,7 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
         load_onnx(model(nodes).SerializeToString())
     assert len(caught.value.problems) == 3
     text = str(caught.value)
-    for part in ("first", "second", "third", "is Relu meant?", "sequences", "imports no opset of the domain"):
+    for part in ("first", "second", "third", "is Relu meant?", "imports no opset of the domain"):
         assert part in text
 
 

@@ -115,9 +115,9 @@ def test_function_in_a_nested_graph_and_nested_graph_in_a_function() -> None:
 
 def test_unsupported_nodes_inside_of_functions_are_listed() -> None:
     function = product_function()
-    function.node.append(node("SequenceConstruct", "x", "unused"))
+    function.node.append(node("NoSuchOperator", "x", "unused"))
     call = helper.make_node("Product", ["x", "x"], ["y"], domain="own")
-    with pytest.raises(UnsupportedError, match="SequenceConstruct"):
+    with pytest.raises(UnsupportedError, match="NoSuchOperator"):
         load_onnx(model([call], [value("x", [2])], [value("y", [2])], functions=[function]))
 
 
@@ -369,3 +369,20 @@ def test_training_dropout_scales_what_it_keeps() -> None:
     y, mask = load_onnx(data).evaluate(np.ones(4000, np.float32))
     assert 0.7 < mask.mean() < 0.8
     np.testing.assert_allclose(y, np.where(mask, 1 / 0.75, 0), rtol=1e-6)
+
+
+def test_names_that_are_not_utf8_are_refused() -> None:
+    from tests.frontend.onnx.hostile_models import small_network
+
+    data = small_network().SerializeToString()
+    assert data.count(b"Conv") == 1
+    with pytest.raises(ModelError, match="UTF-8"):
+        load_onnx(data.replace(b"Conv", b"Con\xe0"))
+
+
+def test_more_sizes_than_a_tensor_may_have_axes_are_refused_at_once() -> None:
+    node = helper.make_node("ConstantOfShape", ["sizes"], ["y"])
+    sizes = helper.make_tensor_value_info("sizes", TensorProto.INT64, [2**40])
+    graph = helper.make_graph([node], "g", [sizes], [helper.make_empty_tensor_value_info("y")])
+    with pytest.raises(ModelError, match="at most 64"):
+        load_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
