@@ -97,8 +97,9 @@ class _VectorWriter:
 
     def _let(self, e: s.ScalarExpr) -> s.ScalarExpr:
         """Writes a value now and gives it a name, so that expansions stay small."""
+        value = self.write(e)  # first: it may give names of its own, and no name may mean two values
         name = f"t{len(self._names)}"
-        self._names[name] = self.write(e)
+        self._names[name] = value
         return s.Var(name, e.dtype)
 
     def _type(self, dtype: DType) -> str:

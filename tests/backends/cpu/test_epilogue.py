@@ -61,3 +61,21 @@ def test_what_has_no_vector_form_gets_a_kernel_of_its_own() -> None:
     image = np.nan_to_num(_image(), nan=0.5, posinf=1.0)
     (found,) = artifact.session(threads=1).run({"x": image}).values()
     np.testing.assert_allclose(found, graph.evaluate(image)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("second", ["erf", "tanh", "sigmoid", "exp", "elu", "selu"])
+@pytest.mark.parametrize("first", ["elu", "selu", "softplus", "tanh"])
+def test_functions_of_functions_keep_their_own_values(first: str, second: str) -> None:
+    from dhc.ir.dtypes import f32
+    from dhc.ir.types import TensorType
+
+    rng = np.random.default_rng(3)
+    graph = Graph("g")
+    b = Builder(graph)
+    x = graph.add_input("x", TensorType(f32, (6, 5)))
+    w = b.constant(rng.standard_normal((5, 7)).astype(np.float32))
+    graph.output(b.call(second, b.call(first, b.matmul(x, w))))
+    given = rng.standard_normal((6, 5)).astype(np.float32)
+    (wanted,) = graph.evaluate(given)
+    (found,) = dhc.compile(graph).session().run({"x": given}).values()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
