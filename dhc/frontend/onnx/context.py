@@ -28,6 +28,9 @@ from dhc.ir.types import TensorType
 KNOWN_LIMIT = 4096
 """Constants with more elements are not followed symbolically."""
 
+MAX_RANK = 64
+"""NumPy's and the artifact's limit."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -259,6 +262,8 @@ class NodeContext:
         (length,) = value.shape
         if not isinstance(length, int):
             self.needs(index, "the number of sizes must be known when the model is compiled")
+        if length > MAX_RANK:
+            self.invalid(f"input {index} asks for {length} sizes; tensors have at most {MAX_RANK}")
         if value.dtype != i64:
             value = self.b.cast(value, dtype=i64)
         names = [self.scope.graph.fresh_symbol("u") for _ in range(length)]

@@ -92,9 +92,27 @@ def _check_structure(proto: Any, name: str) -> None:
         raise ModelError(f"{name} declares no opset", hint="export it again with a current exporter")
     if not 1 <= versions.get("ai.onnx", 0) < MIN_OPSET or not _means_the_same(proto, versions["ai.onnx"]):
         check_opset(versions, name)
-    for _, depth in nested_graphs(proto.graph):
+    if not isinstance(proto.producer_name, str):
+        raise ModelError(f"{name} has names that are not UTF-8", hint="it is damaged; export it again")
+    for graph, depth in nested_graphs(proto.graph):
         if depth > MAX_DEPTH:
             raise ModelError(f"{name} nests graphs more than {MAX_DEPTH} deep")
+        # Protobuf gives text that is not UTF-8 as bytes.
+        if not all(isinstance(text, str) for text in _names(graph)):
+            raise ModelError(f"{name} has names that are not UTF-8", hint="it is damaged; export it again")
+
+
+def _names(graph: Any) -> Iterator[Any]:
+    """All names that a graph gives or reads."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        for dim in value.type.tensor_type.shape.dim:
+            yield dim.dim_param
+    for tensor in graph.initializer:
+        yield tensor.name
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _means_the_same(proto: Any, version: int) -> bool:
