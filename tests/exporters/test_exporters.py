@@ -52,7 +52,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet": Architecture(convolutional.EfficientNet, *_images(3, 16, 22)),
     "vit": Architecture(sequential.ViT, {"x": ("batch", 1, 16, 16)}, BATCH),
     "swin": Architecture(sequential.Swin, {"x": ("batch", 1, 16, 16)}, BATCH),
-    "lstm": Architecture(sequential.Lstm, {"x": ("batch", "time", 3)}, ({"batch": 2, "time": 6}, {"batch": 3, "time": 9})),
+    "lstm": Architecture(
+        sequential.Lstm, {"x": ("batch", "time", 3)}, ({"batch": 2, "time": 6}, {"batch": 3, "time": 9})
+    ),
     "captioner": Architecture(
         sequential.CaptionStep,
         {"image": ("batch", 1, 16, 16), "words": ("batch", "time"), "hidden": (1, "batch", 6), "cell": (1, "batch", 6)},

@@ -7,6 +7,7 @@ edited fields, which come further into the importer.
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import random
@@ -205,7 +206,7 @@ def attempt(data: bytes, index: int) -> str:
             return "result"
         sizes = {s: 2 for v in graph.inputs for d in v.shape for s in free_symbols(d)}
         shapes = [tuple(int(substitute(d, sizes)) for d in v.shape) for v in graph.inputs]
-        if sum(int(np.prod(s)) for s in shapes) > 10_000:
+        if sum(math.prod(s) for s in shapes) > 10_000:
             return "result"
         feed = {v.name: np.ones(s, v.dtype.numpy) for v, s in zip(graph.inputs, shapes)}
         with np.errstate(all="ignore"):

@@ -150,13 +150,30 @@ def _evaluate(g: Growing, made: Any, feed: dict[str, np.ndarray]) -> list[np.nda
     return [np.asarray(a) for a in found]
 
 
+def _checked(g: Growing, made: Any, feed: dict[str, np.ndarray], results: list[np.ndarray]) -> bool:
+    """Whether ONNX's checker and shape inference agree with the evaluator."""
+    constants = dict(g.pending)
+    inputs = [_info(n, a, n in g.batched) for n, a in feed.items() if n not in constants]
+    outputs = [_info(n, a) for n, a in zip(made.output, results)]
+    stored = [numpy_helper.from_array(a, n) for n, a in constants.items() if n in feed]
+    try:
+        onnx.checker.check_model(_model([made], inputs, outputs, stored, g.opset), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return False
+    return True
+
+
 def _keep(g: Growing, op: str, operands: list[str], outputs: int, attributes: dict[str, Any], jumps: bool) -> bool:
     """Adds a node when its results are fine."""
     made = helper.make_node(op, operands, [f"v{len(g.nodes)}_{k}" for k in range(outputs)], **attributes)
     known = {**g.values, **dict(g.pending)}
     feed = {n: known[n] for n in operands if n}
     results = _evaluate(g, made, feed)
-    if results is None or any(r.dtype.kind not in "fiub" or r.size > 4096 or r.size == 0 for r in results):
+    if (
+        results is None
+        or not _checked(g, made, feed, results)
+        or any(r.dtype.kind not in "fiub" or r.size > 4096 or r.size == 0 for r in results)
+    ):
         return False
     for result in results:
         if result.dtype.kind == "f" and not (np.isfinite(result).all() and np.abs(result).max() < 1e3):

@@ -94,6 +94,12 @@ def _binary(op: str, kinds: str, since: int = 13, **attributes: Any) -> None:
     def make(g: Growing) -> Any:
         a = g.pick(kinds)
         b = _partner(g, a)
+        if op in ("Mod", "Div") and g.values[a].dtype.kind == "i":
+            # Only divisors that are not zero, and no signs: rounding of negative quotients is undefined in ONNX.
+            divisor = {**g.values, **dict(g.pending)}[b]
+            if divisor.min() < 1 or g.values[a].min() < 0:
+                raise LookupError("division by zero")
+            return node(op, [a, b], **attributes)
         return node(op, [a, b] if g.rng.random() < 0.7 else [b, a], **attributes)
 
     OPERATORS[op] = Entry(make, since)
@@ -191,7 +197,7 @@ def cumsum(g: Growing) -> Any:
 @entry("LpNormalization")
 def lp_norm(g: Growing) -> Any:
     a = g.pick("f", 1)
-    return node("LpNormalization", [a], axis=g.axis(g.values[a], a), p=g.rng.randint(1, 2))
+    return node("LpNormalization", [a], axis=g.axis(g.values[a], a), p=2)
 
 
 @entry("LayerNormalization", since=17)
@@ -425,7 +431,7 @@ def trilu(g: Growing) -> Any:
 @entry("OneHot")
 def one_hot(g: Growing) -> Any:
     values = g.constant(np.array([-0.5, 2.0], np.float32))
-    return node("OneHot", [g.pick("i"), g.constant(np.asarray(5, np.int64)), values])
+    return node("OneHot", [g.pick("i", 1), g.constant(np.asarray(5, np.int64)), values])
 
 
 @entry("DepthToSpace")
