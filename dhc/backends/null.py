@@ -6,6 +6,7 @@ from dhc.backends.constants import ConstantPool
 from dhc.backends.cost import operations
 from dhc.backends.plan import PlanBuilder
 from dhc.backends.protocol import Blob, CompileOptions
+from dhc.backends.values import interpreter_only
 from dhc.ir.graph import Graph, Node
 from dhc.ir.op import Limitation
 from dhc.ir.symbols import Dim
@@ -29,8 +30,8 @@ class NullBackend:
         return None
 
     def supports(self, node: Node) -> Limitation | None:
-        """Every node can be scheduled."""
-        return None
+        """Every node on tensors of numbers can be scheduled."""
+        return interpreter_only(node)
 
     def cost(self, node: Node) -> float:
         """Seconds at 1 Gop/s."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +12,15 @@ import dhc
 from dhc.backends.registry import backend_names, get_backend
 from dhc.errors import DhcError, UnsupportedError, UsageError
 from dhc.ir import Graph, NotDifferentiable, all_ops, registry
-from dhc.ir.kinds import Composite
+from dhc.ir.kinds import Composite, Structural
 from dhc.ir.op import Limitation, OpDef
+from dhc.ir.types import TensorType
 from dhc.passes.decompose import Decompose
 from tests.ir.op_examples import REGION_OPS, examples_for
 from tests.support.random_graphs import random_graphs  # noqa: F401 (its rules are checked below)
 from tests.support.random_ops import RULES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 SUPPORTED = "compiles"
 
@@ -83,10 +88,15 @@ def test_the_cpu_refuses_what_it_says(op: OpDef) -> None:
 
 
 def test_cpu_takes_every_op_on_numbers() -> None:
-    """The CPU is complete: only what Python alone can hold is refused."""
+    """The CPU is complete: only what Python alone can hold, and ops that are Python by nature, are refused."""
     refused: dict[str, Any] = {}
     for op in all_ops():
+        if isinstance(op.kind, Structural) and op.kind.name == "host":
+            continue
         for key, graph in one_for_each_signature(op).items():
+            values = [value for node in graph for value in (*node.operands, *node.results)]
+            if any(not isinstance(v.type, TensorType) or v.dtype.kind == "s" for v in values):
+                continue
             limits = [a for a in answers("cpu", graph) if a is not None]
             if limits:
                 refused[f"{op.name} of {key}"] = limits[0].reason
@@ -102,3 +112,19 @@ def test_the_reference_makes_no_artifact() -> None:
 def test_unknown_targets_are_named() -> None:
     with pytest.raises(DhcError, match="cpu"):
         get_backend("gpu9")
+
+
+def test_the_support_matrix_lists_every_op_and_every_limitation() -> None:
+    """The page is printed from the registry: it holds a row for each op, and a reason for each refusal."""
+    spec = importlib.util.spec_from_file_location("docs_generate", REPOSITORY / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    rows, _, limits = generate.support().partition("## Limitations")
+    for op in all_ops():
+        (row,) = [line for line in rows.splitlines() if line.startswith(f"| `{op.name}` |")]
+        gradient = isinstance(op.grad, NotDifferentiable)
+        assert gradient == ("none: " in row), row
+        for graph in one_for_each_signature(op).values():
+            for limit in answers("cpu", graph):
+                assert limit is None or f"| `{op.name}` | cpu" in limits

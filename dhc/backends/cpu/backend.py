@@ -16,10 +16,10 @@ from dhc.backends.cpu.lower import CpuLowering
 from dhc.backends.loop.lower import supports as supports_loops
 from dhc.backends.plan import PlanBuilder
 from dhc.backends.protocol import Blob, CompileOptions
+from dhc.backends.values import interpreter_only
 from dhc.ir.graph import Graph, Node
 from dhc.ir.kinds import Composite, Opaque, Structural
 from dhc.ir.op import Limitation
-from dhc.ir.types import TensorType
 
 # Rough rates of one core for estimates before anything is measured: arithmetic, and bytes through memory, per second.
 _FLOPS = 40e9
@@ -37,11 +37,9 @@ class CpuBackend:
 
     def supports(self, node: Node) -> Limitation | None:
         """Every kind but those that need Python objects: strings, sequences, optionals."""
-        for value in (*node.operands, *node.results):
-            if not isinstance(value.type, TensorType):
-                return Limitation(f"{value.type} is held by the interpreter only", "use the reference target")
-            if value.type.dtype.kind == "s":
-                return Limitation("strings are held by the interpreter only", "use the reference target")
+        held = interpreter_only(node)
+        if held is not None:
+            return held
         kind = node.op.kind
         if isinstance(kind, Structural):
             if kind.name in ("constant", "control", "group", "bind"):
