@@ -187,7 +187,9 @@ def require_support(graph: Graph, target: str) -> None:
         return
     lines = [f"{node.op.name} at {node.location}: {reason}" for node, reason in problems]
     hint = "run `dhc check` for the whole table"
-    raise UnsupportedError(f"target {target!r} cannot take {len(lines)} nodes", problems=lines, hint=hint)
+    raise UnsupportedError(
+        f"target {target!r} cannot take {len(lines)} node{'s' if len(lines) != 1 else ''}", problems=lines, hint=hint
+    )
 
 
 def _package(
