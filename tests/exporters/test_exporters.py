@@ -19,8 +19,7 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 torch.backends.mha.set_fastpath_enabled(False)
 
 import dhc  # noqa: E402
-from tests.exporters import convolutional  # noqa: E402
-from tests.exporters import sequential  # noqa: E402
+from tests.exporters import convolutional, sequential  # noqa: E402
 
 TOLERANCE = 1e-4
 
