@@ -110,35 +110,23 @@ def _of_nodes(b: Builder, dtype: DType) -> _Algebra:
 # ---- the rule --------------------------------------------------------------------------------------------------------
 
 
-def _reflected(m: _Algebra, x: Any, low: Any, high: Any) -> Any:
-    """`x` mirrored at both borders as often as needed."""
-    span = high - low
-    safe = m.choose(m.below(m.number(0.0), span), span, m.number(1.0))
-    beyond = m.choose(m.below(x, low), low - x, x - high)
-    times = m.floor(beyond / safe)
-    rest = beyond - times * safe
-    odd = m.below(m.number(0.5), times - m.floor(times / m.number(2.0)) * m.number(2.0))
-    from_low = m.choose(odd, high - rest, low + rest)
-    from_high = m.choose(odd, low + rest, high - rest)
-    mirrored = m.choose(m.below(x, low), from_low, m.choose(m.below(high, x), from_high, x))
-    return m.choose(m.below(m.number(0.0), span), mirrored, low)
+def _reflected(m: _Algebra, tap: Any, extent: Dim, align: bool) -> Any:
+    """A whole position mirrored into the operand: at the outer elements' centres, else at their edges."""
+    size, one = m.number(extent), m.number(1.0)
+    period = m.most((size - one) * m.number(2.0), one) if align else size * m.number(2.0)
+    rest = tap - m.floor(tap / period) * period
+    return m.choose(m.below(rest, size), rest, period - rest if align else period - one - rest)
 
 
-def _position(m: _Algebra, g: Any, extent: Dim, attrs: Any) -> tuple[Any, Any, Any]:
-    """Position in elements along an axis, and the borders at which it is mirrored."""
+def _position(m: _Algebra, g: Any, extent: Dim, attrs: Any) -> Any:
+    """Position in elements along an axis; what lies outside is decided for each tap on its own."""
     size, one, two = m.number(extent), m.number(1.0), m.number(2.0)
-    half = m.number(0.5)
-    low, high = (m.number(0.0), size - one) if attrs.align_corners else (m.number(-0.5), size - half)
     if attrs.normalized:
         g = (g + one) / two * (size - one) if attrs.align_corners else ((g + one) * size - one) / two
     if attrs.mode == "nearest":
         g = m.rint(g)
-    if attrs.padding == "border":
-        inside = m.least(m.most(g, m.number(0.0)), size - one)
-        g = m.choose(m.below(g, low), inside, m.choose(m.below(high, g), inside, g))
-    elif attrs.padding == "reflection":
-        g = _reflected(m, g, low, high)
-    return g, low, high
+    # So far outside every tap is the outer element: this changes nothing but infinite positions.
+    return m.least(m.most(g, m.number(-2.0)), size + one) if attrs.padding == "border" else g
 
 
 def _weights(m: _Algebra, t: Any, mode: str) -> list[Any]:
@@ -164,7 +152,7 @@ def _weights(m: _Algebra, t: Any, mode: str) -> list[Any]:
 
 def _axis_taps(m: _Algebra, g: Any, extent: Dim, attrs: Any) -> list[tuple[Any, Any, Any]]:
     """(position within the operand, weight, whether it counts; None: always) of the taps along an axis."""
-    at, low, high = _position(m, g, extent, attrs)
+    at = _position(m, g, extent, attrs)
     first = m.floor(at)
     found = []
     for offset, weight in zip(_TAPS[attrs.mode], _weights(m, at - first, attrs.mode)):
@@ -172,7 +160,7 @@ def _axis_taps(m: _Algebra, g: Any, extent: Dim, attrs: Any) -> list[tuple[Any, 
         counts = None
         last = m.number(extent) - m.number(1.0)
         if attrs.padding == "reflection":
-            tap = _reflected(m, tap, low, high)
+            tap = _reflected(m, tap, extent, attrs.align_corners)
         elif attrs.padding == "zeros":
             counts = m.both(m.below(m.number(-0.5), tap), m.below(tap, m.number(extent)))
         # Also keeps what is not a number within the operand.
