@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from importlib import import_module
-from typing import Callable
 
 from dhc_runtime.errors import UsageError
 

@@ -8,7 +8,8 @@ functions floordiv, mod, max, min, ceildiv and select. Every symbol stands for a
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Iterable, Mapping, Sequence, Union
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Union
 
 Atom = Union[str, tuple[Any, ...]]  # a symbol name, or (function, operand, ...)
 Monomial = tuple[tuple[Atom, int], ...]  # ((atom, power), ...), sorted
@@ -128,7 +129,7 @@ def _function(name: str, *operands: Dim) -> Dim:
 
 
 def _divide_exactly(a: Dim, b: Dim) -> Dim | None:
-    """a / b when b is one monomial that divides every term of a, else None."""
+    """A / b when b is one monomial that divides every term of a, else None."""
     divisor = _terms(b)
     if len(divisor) != 1:
         return _polynomial_quotient(a, b)
