@@ -294,7 +294,9 @@ def test_a_driver_that_chats_is_understood() -> None:
 def test_extras_are_those_of_the_project(repository: Path) -> None:
     project: dict[str, Any] = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
     declared = project["project"]["optional-dependencies"]
-    users = {name: entries for name, entries in declared.items() if name not in ("test", "exporters", "lint", "docs", "dev")}
+    users = {
+        name: entries for name, entries in declared.items() if name not in ("test", "exporters", "lint", "docs", "dev")
+    }
     assert {extra.name for extra in EXTRAS} == set(users)
     for extra in EXTRAS:
         everywhere = {_name(entry) for entry in users[extra.name] if ";" not in entry}
