@@ -115,7 +115,7 @@ def artifact(classifier: Path) -> Path:
 @pytest.fixture(scope="session")
 def reds(folder: Path) -> Path:
     """An image of 8 x 8 red pixels."""
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="needs the extra `imaging`")
     path = folder / "red.png"
     image.new("RGB", (8, 8), (255, 0, 51)).save(path)
     return path

@@ -65,7 +65,7 @@ def test_inspect_damaged_artifact(dhc: Command, artifact: Path) -> None:
 @pytest.mark.parametrize("against", ["reference", "onnxruntime"])
 def test_compare_agrees(dhc: Command, classifier: Path, against: str) -> None:
     if against == "onnxruntime":
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     answer = dhc("compare", classifier, "--against", against, "--shape", "2x3x8x8")
     assert answer.status == 0, answer.err
     assert "agree" in answer.out and "relu" in answer.out
@@ -230,7 +230,7 @@ def test_opt_lists_passes(dhc: Command) -> None:
 
 
 def test_bench_model(dhc: Command, classifier: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     words = ["bench", classifier, "--rounds", 3, "--warmup", 1, "--threads", 1, "--shape", "2x3x8x8"]
     data = dhc(*words, "--json").data
     assert set(data["engines"]) == {"dhc", "onnxruntime"}

@@ -59,7 +59,7 @@ def test_png_top_classes_with_labels(dhc: Command, artifact: Path, reds: Path) -
 
 
 def test_images_are_resized_and_batched(dhc: Command, artifact: Path, tmp_path: Path) -> None:
-    pil = pytest.importorskip("PIL.Image")
+    pil = pytest.importorskip("PIL.Image", reason="needs the extra `imaging`")
     pil.new("L", (20, 30), 255).save(tmp_path / "white.png")
     pil.new("RGB", (8, 8), (0, 0, 0)).save(tmp_path / "black.png")
     words = ["-i", tmp_path / "white.png", "-i", tmp_path / "black.png", "--pre", "unit", "-o", "y.npy"]
@@ -68,7 +68,7 @@ def test_images_are_resized_and_batched(dhc: Command, artifact: Path, tmp_path: 
 
 
 def test_dicom_values_are_in_modality_units(dhc: Command, folder: Path) -> None:
-    pydicom = pytest.importorskip("pydicom")
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra `imaging`")
     from onnx import helper
 
     from tests.cli.conftest import save, tensor
@@ -147,7 +147,7 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("size", "status"), [((60000, 60000), 8), ((MAX_PIXELS, 2), 8), ((100, 100), 3)])
 def test_sizes_are_checked_before_decoding(dhc: Command, artifact: Path, size: tuple[int, int], status: int) -> None:
-    pytest.importorskip("PIL")
+    pytest.importorskip("PIL", reason="needs the extra `imaging`")
     Path("bomb.png").write_bytes(png_header(*size))
     answer = dhc("run", artifact, "-i", "bomb.png")
     assert answer.status == status, answer.err
@@ -155,7 +155,7 @@ def test_sizes_are_checked_before_decoding(dhc: Command, artifact: Path, size: t
 
 
 def test_dicom_sizes_are_checked_before_decoding(dhc: Command, artifact: Path) -> None:
-    pydicom = pytest.importorskip("pydicom")
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra `imaging`")
     dataset = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
     dataset.Rows = dataset.Columns = 65535
     dataset.save_as("bomb.dcm")
@@ -163,7 +163,7 @@ def test_dicom_sizes_are_checked_before_decoding(dhc: Command, artifact: Path) -
 
 
 def test_deflated_dicom_bombs_are_refused(dhc: Command, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pydicom = pytest.importorskip("pydicom")
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra `imaging`")
     import dhc.cli.pictures as pictures
 
     dataset = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))

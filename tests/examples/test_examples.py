@@ -44,7 +44,7 @@ def test_brain_tissue(shared_data: Path) -> None:
     crop = (slice(90, 154), slice(90, 154), slice(90, 154))
     volumes = module.tissue_volumes(model, scan, crop)
 
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="needs the extra `imaging`")
     volume = np.asarray(nibabel.load(scan).dataobj, dtype=np.float32)
     part = ((volume - volume.min()) / (volume.max() - volume.min()))[crop]
     session = onnxruntime_session(model)

@@ -98,7 +98,6 @@ def test_hostile_model(records: dict[str, Any], name: str) -> None:
 
 
 def test_compiled_code_refuses_huge_results_too(records: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("llvmlite")
     import dhc
     from dhc.errors import ResourceError
 

@@ -22,7 +22,7 @@ def test_the_list_only_grows() -> None:
 def test_node_case(name: str) -> None:
     case = node_cases().get(name)
     if case is None:
-        pytest.skip("the installed onnx package has no such case")
+        pytest.skip("the installed onnx package has no such case: install a newer one")
     outcome = run_case(case, "REFERENCE")
     assert outcome.status == "passed", outcome.reason
 

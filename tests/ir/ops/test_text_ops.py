@@ -128,7 +128,7 @@ def test_counts_of_ngrams(mode, skips):
 
 
 def test_decoded_pixels(monkeypatch):
-    pillow = pytest.importorskip("PIL.Image")
+    pillow = pytest.importorskip("PIL.Image", reason="needs the extra `imaging`")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
     file = io.BytesIO()
     pillow.fromarray(pixels).save(file, "PNG")
