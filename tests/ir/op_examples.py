@@ -89,6 +89,8 @@ def numbers(op: OpDef, dtype: DType, shape: Sequence[int], rng: np.random.Genera
         values = rng.integers(low, high, shape)
         if op.name in NONZERO:
             values = np.where(values == 0, 3, values)
+        if dtype in dt.SUB_BYTE:
+            values = np.clip(values, int(dtype.min), int(dtype.max))
         return np.asarray(values).astype(dtype.numpy)
     low, high = DOMAINS.get(op.name, (-3, 3))
     real = rng.uniform(low, high, shape)
@@ -304,7 +306,7 @@ def _quantized(op: OpDef) -> Iterator[Example]:
             first = real if quantizes else stored
             for name, shape in (("tensor", ()), ("channel", (3,))):
                 scale = rng.uniform(0.1, 2, shape).astype(real.numpy)
-                zero_point = np.asarray(rng.integers(0, 6, shape)).astype(stored.numpy)
+                zero_point = np.asarray(rng.integers(0, 6, shape)).clip(0, min(int(stored.max), 5)).astype(stored.numpy)
                 arrays = (x, np.asarray(scale), zero_point)
                 yield Example(op, f"{stored}-{real}-{name}", arrays, {}, (first, real, stored))
 
