@@ -206,8 +206,9 @@ def test_rounding_to_half(source, target):
     np.testing.assert_array_equal(back, expected.astype(np.float32))
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n not in ("str", "i4", "u4", "c64", "c128", "f8e8m0")])  # f8e8m0 has no 0
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("str", "i4", "u4", "c64", "c128", "f8e8m0")])
 def test_cast_to_bool_is_not_zero(name):
+    """f8e8m0 has no zero."""
     a = np.array([0, 1, 0, 2], np.float32).astype(dtype(name).numpy)
     _, found = run(lambda x: s.cast(x, boolean), "bool", a, names=[name])
     np.testing.assert_array_equal(found, [False, True, False, True])
