@@ -28,8 +28,9 @@ MEMORY_BUDGET = 200 * 2**20
 ADDRESS_SPACE = 2 * 2**30
 """What a worker may map beyond what it had at its start; larger requests fail as on a full machine."""
 CPU_SECONDS = 1.0
-WALL_SECONDS = 60.0
-"""A worker that is stuck in compiled code, where no signal handler runs, is killed after this long."""
+STUCK_SECONDS = 60.0
+"""A worker that is stuck in compiled code, where no signal handler runs, is killed after this much CPU time (or ten
+times as long without any, which is a deadlock)."""
 LARGEST_ORIGINAL = 6000
 EVALUATE_EVERY = 4
 COMPILE_EVERY = 400
@@ -239,6 +240,16 @@ def _mapped() -> int:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _cpu_time(pid: int | None) -> float:
+    """Seconds of CPU time that a process has used; a busy machine does not count."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _work(make: Callable[[int], bytes], start: int, stop: int, place: Any, channel: Any) -> None:
     """A worker: numbers from start to stop; the shared place says where it is."""
     limit = _mapped() + ADDRESS_SPACE
@@ -313,7 +324,7 @@ class _Worker:
         self._process = context.Process(target=_work, args=(self._make, start, self._stop, self._place, theirs))
         self._process.start()
         theirs.close()
-        self._seen, self._since = start, time.monotonic()
+        self._seen, self._since, self._used = start, time.monotonic(), 0.0
 
     def look(self) -> None:
         if self.done:
@@ -334,11 +345,13 @@ class _Worker:
             self._lost(f"the process died with {self._process.exitcode}")
             return
         if self._place.value != self._seen:
-            self._seen, self._since = self._place.value, time.monotonic()
-        elif time.monotonic() - self._since > WALL_SECONDS:
-            self._process.kill()
-            self._process.join()
-            self._lost(f"stuck for {WALL_SECONDS:.0f} s")
+            self._seen, self._since, self._used = self._place.value, time.monotonic(), _cpu_time(self._process.pid)
+        elif time.monotonic() - self._since > STUCK_SECONDS:
+            used = _cpu_time(self._process.pid) - self._used
+            if used > STUCK_SECONDS or time.monotonic() - self._since > 10 * STUCK_SECONDS:
+                self._process.kill()
+                self._process.join()
+                self._lost(f"stuck: {used:.0f} s of CPU time")
 
     def _lost(self, why: str) -> None:
         index = self._place.value
