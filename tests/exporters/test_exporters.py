@@ -62,7 +62,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dcgan": Architecture(convolutional.DcganGenerator, {"x": ("batch", 8)}, BATCH),
     "deeplab": Architecture(convolutional.DeepLab, *_images(3, 24, 32)),
 }
-EXPORTERS = {"torchscript": False, "dynamo": True}
+# In this order: after the older exporter has seen an LSTM the newer one takes its sizes as fixed, in torch 2.13.
+EXPORTERS = {"dynamo": True, "torchscript": False}
 
 
 def _feed(architecture: Architecture, binding: dict[str, int], seed: int) -> dict[str, np.ndarray]:
@@ -109,8 +110,8 @@ def export(name: str, dynamo: bool) -> bytes:
 
 PARAMETERS = [
     pytest.param((n, e), id=f"{n}-{e}", marks=[pytest.mark.slow] if dynamo else [])
-    for n in ARCHITECTURES
     for e, dynamo in EXPORTERS.items()
+    for n in ARCHITECTURES
 ]
 
 
