@@ -77,6 +77,7 @@ REFUSED = {
     "test_if_opt": "optionals",
     "test_if_seq": "sequences",
     "test_loop13_seq": "sequences",
+    "test_optional_get_element_sequence": "sequences",
     "test_loop16_seq_none": "sequences",
     "test_resize_downsample_sizes_nearest_not_smaller": "scales and sizes that ONNX cannot both state",
     "test_reversesequence_bfloat16": "bf16",
