@@ -9,7 +9,7 @@ import numpy as np
 
 from dhc.ir import scalar as s
 from dhc.ir.builder import Builder
-from dhc.ir.dtypes import ANY, BOOL, FLOATS, REALS, SUB_BYTE, boolean
+from dhc.ir.dtypes import ANY, BOOL, FLOATS, MINIFLOATS, REALS, SUB_BYTE, boolean
 from dhc.ir.gradients import unbroadcast
 from dhc.ir.graph import Node, Value
 from dhc.ir.inference import broadcast_shapes
@@ -44,8 +44,8 @@ def _comparison(name: str, doc: str, reference: Callable[..., Any], dtypes: Any,
 
 
 _ORDERED = REALS | BOOL | SUB_BYTE
-_comparison("eq", "True where equal; NaN equals nothing.", np.equal, ANY, True, "ONNX Equal")
-_comparison("ne", "True where not equal.", np.not_equal, ANY, True, "ONNX Not(Equal)")
+_comparison("eq", "True where equal; NaN equals nothing.", np.equal, ANY - MINIFLOATS, True, "ONNX Equal")
+_comparison("ne", "True where not equal.", np.not_equal, ANY - MINIFLOATS, True, "ONNX Not(Equal)")
 _comparison("lt", "True where a < b.", np.less, _ORDERED, False, "ONNX Less")
 _comparison("le", "True where a <= b.", np.less_equal, _ORDERED, False, "ONNX LessOrEqual")
 _comparison("gt", "True where a > b.", np.greater, _ORDERED, False, "ONNX Greater")
