@@ -41,10 +41,10 @@ demo: .venv/.stamp-demo
 	@$(BIN)/dhc demo $(ARGS)
 
 test: .venv/.stamp-dev
-	@$(BIN)/python -m pytest -q -rs -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest -q -rsfE -n $(WORKERS) $(ARGS)
 
 nightly: .venv/.stamp-dev
-	@DHC_HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "nightly or not nightly" $(ARGS)
+	@DHC_HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -rsfE -n $(WORKERS) -m "nightly or not nightly" $(ARGS)
 
 lint: .venv/.stamp-dev
 	@echo "[lint] ruff check";         $(BIN)/ruff check .
