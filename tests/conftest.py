@@ -29,7 +29,7 @@ hypothesis.settings.load_profile(os.environ.get("DHC_HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure() -> None:
-    """A shell that starts the suite in the background makes it ignore Ctrl-C, and with it every child that tests start."""
+    """A shell that starts the suite in the background makes it, and every child of a test, ignore Ctrl-C."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
