@@ -1,4 +1,4 @@
-"""The node cases of the onnx package, and the list of those that pass in the interpreter."""
+"""The node cases of the onnx package, and the lists of those that pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from dhc.frontend.onnx.conformance import load_cases
 
-LIST = Path(__file__).with_name("node_cases.txt")
+LISTS = {
+    "REFERENCE": Path(__file__).with_name("node_cases.txt"),
+    "CPU": Path(__file__).with_name("node_cases_cpu.txt"),
+}
 """Names of the cases that pass (``python -m dhc.frontend.onnx.conformance --device reference --list``)."""
 
 
@@ -18,6 +21,6 @@ def node_cases() -> dict[str, Any]:
     return {case.name: case for case in load_cases("node")}
 
 
-def passing_names() -> list[str]:
-    """The checked-in list."""
-    return LIST.read_text(encoding="utf-8").split()
+def passing_names(device: str = "REFERENCE") -> list[str]:
+    """The checked-in list of a device."""
+    return LISTS[device].read_text(encoding="utf-8").split()
