@@ -16,6 +16,7 @@ from dhc.frontend.onnx.backend import DhcBackend
 from dhc.frontend.onnx.conformance import data_sets, difference
 from dhc.frontend.onnx.export.registry import find_exporter
 from dhc.ir import Builder, Graph
+from dhc.ir.kinds import Composite
 from tests.frontend.onnx.node_cases import node_cases, passing_names
 from tests.frontend.onnx.real_models import SHAPES, assert_close, model_bytes, reference, sample
 from tests.models import light_models
@@ -83,6 +84,10 @@ REFUSED = {
     "test_reversesequence_bfloat16": "bf16",
     "test_unique_bfloat16_sorted_without_axis": "bf16",
 }
+# Element types that the opset of the export lacks.
+NEWER = ("FLOAT4E2M1", "float4e2m1", "FLOAT8E8M0", "INT2", "int2")
+# Types that onnxruntime's Python API does not take or give, though the export has them.
+SMALL = ("FLOAT8", "e4m3", "e5m2")
 # Types that onnxruntime's Python API does not take or give.
 FOREIGN = {"bfloat16", "BFLOAT16", "INT4", "UINT4", "int4", "uint4"}
 
@@ -96,8 +101,12 @@ def test_node_case_round_trip(name: str) -> None:
     prepared = DhcBackend.prepare(case.model, "REFERENCE")
     evaluated = prepared.run(arrays)
     graph = prepared.graph
-    unwritten = {node.op.name for node in graph.walk() if find_exporter(node.op.name) is None}
-    if name in REFUSED or unwritten:
+    unwritten = {
+        node.op.name
+        for node in graph.walk()
+        if find_exporter(node.op.name) is None and not isinstance(node.op.kind, Composite)
+    }
+    if name in REFUSED or unwritten or any(word in name for word in NEWER):
         with pytest.raises(UnsupportedError) as caught:
             to_onnx(graph)
         named = {problem.split(" at ")[0] for problem in caught.value.problems}
@@ -106,6 +115,10 @@ def test_node_case_round_trip(name: str) -> None:
     model = checked(graph)
     names = [info.name for info in case.model.graph.input]
     inputs = {n: a for n, a in zip(names, arrays) if n not in prepared.fixed}
+    if any(word in name for word in SMALL):
+        for actual, wanted in zip(load_onnx(model.SerializeToString()).evaluate(**inputs), evaluated, strict=True):
+            assert not difference(actual, np.asarray(wanted), 0, 0)
+        return
     try:
         results = run(model, inputs)
     except Exception as error:  # onnxruntime raises classes of its own

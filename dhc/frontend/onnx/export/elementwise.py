@@ -162,4 +162,4 @@ def cast(w: GraphWriter, node: Node) -> Any:
     """Conversion (ONNX leaves floats out of an integer's range undefined, dhc saturates)."""
     if "c" in (node.types[0].dtype.kind, node.result.dtype.kind):
         w.unsupported("Cast of ONNX takes no complex numbers")
-    return w.cast(w.operands(node)[0], node.attrs["dtype"])
+    return w.cast(w.operands(node)[0], node.attrs["dtype"], node.attrs["saturate"])

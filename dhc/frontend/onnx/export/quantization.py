@@ -24,5 +24,7 @@ def dequantize(w: GraphWriter, node: Node) -> Any:
 def _linear(w: GraphWriter, node: Node, op: str) -> Any:
     if node.types[1].dtype.name == "f64" or node.types[0].dtype.name == "f64":
         w.unsupported("ONNX quantizes no float64")
+    if node.types[1].rank > 1:
+        return w.export_parts(node)  # a scale for each element or block: arithmetic that every runtime has
     axis = node.attrs["axis"] if node.types[1].rank == 1 else None
     return w.node(op, w.operands(node), axis=axis)

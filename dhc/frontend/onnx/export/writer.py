@@ -13,6 +13,7 @@ from dhc_runtime.errors import UnsupportedError
 from dhc.frontend.onnx.export.registry import find_exporter
 from dhc.frontend.onnx.export.sizes import Source, is_symbol, write_dim
 from dhc.frontend.onnx.tensors import from_array, onnx_type_name, to_onnx_dtype
+from dhc.ir import dtypes
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import DType
 from dhc.ir.dtypes import dtype as as_dtype
@@ -24,6 +25,9 @@ from dhc.ir.types import TensorType
 
 OPSET = 21
 """Version of ai.onnx that is written unless an operator needs a newer one."""
+
+_NEWER = frozenset({dtypes.f4e2m1, dtypes.f8e8m0, dtypes.i2, dtypes.u2})
+"""Element types that ONNX has only since opsets 23 to 25."""
 
 
 class Names:
@@ -149,9 +153,11 @@ class GraphWriter:
         """A scalar of the dtype of another value."""
         return self.constant(value, other.dtype)
 
-    def cast(self, name: str, dtype: DType | str) -> str:
-        """A Cast node."""
-        return str(self.node("Cast", [name], to=to_onnx_dtype(as_dtype(dtype))))
+    def cast(self, name: str, dtype: DType | str, saturate: bool = True) -> str:
+        """A Cast node; only small floats may do without saturation."""
+        wanted = as_dtype(dtype)
+        loose = {} if saturate or wanted not in dtypes.MINIFLOATS else {"saturate": 0}
+        return str(self.node("Cast", [name], to=to_onnx_dtype(wanted), **loose))
 
     def ints(self, *values: int) -> str:
         """A constant vector of int64."""
@@ -234,14 +240,17 @@ class GraphWriter:
                     self.unsupported(f"{proto.op_type} of ONNX takes no {dtypes[name]}")
 
     def _export(self, node: Node) -> Any:
+        newer = {v.type.dtype.name for v in (*node.operands, *node.results) if getattr(v.type, "dtype", None) in _NEWER}
+        if newer:
+            self.unsupported(f"the opset of the export has no element type {', '.join(sorted(newer))}")
         exporter = find_exporter(node.op.name)
         if exporter is not None:
             return exporter(self, node)
         if isinstance(node.op.kind, Composite):
-            return self._export_parts(node)
+            return self.export_parts(node)
         return self.unsupported("there is no ONNX operator for it")
 
-    def _export_parts(self, node: Node) -> list[str]:
+    def export_parts(self, node: Node) -> list[str]:
         """Writes the parts of a composite that ONNX lacks as a whole."""
         assert isinstance(node.op.kind, Composite)
         parts = Graph("parts", parent=self.graph)
