@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import struct
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def test_memory_is_never_writable_and_executable() -> None:
     if sys.platform != "linux":
         pytest.skip("memory maps are read from /proc")
     data = compile_llvm(SOURCE)
-    code, end = CodeObject(data), ElfObject(data).image_size
+    code, end = CodeObject(data), ElfObject(data, page=mmap.PAGESIZE).image_size
     with open("/proc/self/maps") as stream:
         fields = [line.split() for line in stream]
     maps = [(*[int(address, 16) for address in field[0].split("-")], field[1]) for field in fields]
