@@ -19,6 +19,8 @@ from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
 from dhc.backends.cpu.contract.window import emit_window
 from dhc.backends.cpu.contract.window_plan import pack_weights as pack_window
+from dhc.backends.cpu.contract.winograd import emit_winograd
+from dhc.backends.cpu.contract.winograd_plan import pack_weights as pack_winograd
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -56,6 +58,13 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec),
         emit_depthwise,
         lambda spec, target, weights: weights.reshape(-1),
+    ),
+    Generator(
+        "winograd",
+        lambda spec, target: isinstance(spec, ConvSpec) and spec.winograd > 0,
+        emit_winograd,
+        pack_winograd,
+        exact=False,
     ),
     Generator("window", lambda spec, target: isinstance(spec, (ConvSpec, ConvTransposeSpec)), emit_window, pack_window),
 )

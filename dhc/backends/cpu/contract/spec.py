@@ -97,6 +97,7 @@ class _WindowSpec:
     dtype: str = "f32"
     epilogue: Epilogue = field(default_factory=Epilogue)
     narrow: bool = False
+    winograd: int = 0
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
@@ -122,7 +123,7 @@ class _WindowSpec:
         return (
             f"{type(self).__name__} {self.dtype} {self.in_channels}->{self.out_channels} g={self.groups} "
             f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
-            f"bias={int(self.bias)} narrow={int(self.narrow)} epilogue=[{self.epilogue.text()}]"
+            f"bias={int(self.bias)} narrow={int(self.narrow)} winograd={self.winograd} epilogue=[{self.epilogue.text()}]"
         )
 
     def padded(self, values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
@@ -149,6 +150,8 @@ class ConvSpec(_WindowSpec):
         epilogue: what happens to each result before it is stored.
         narrow: the output is expected to be only a few vectors wide: a matter of speed, never of results' validity.
             :func:`~dhc.backends.cpu.contract.registry.normalize` sets it.
+        winograd: size of the output tiles of Winograd's method, 0: without it. It changes rounding within a bound
+            (:func:`~dhc.backends.cpu.contract.winograd_transform.error_bound`); ``normalize`` sets it as well.
     """
 
 

@@ -69,6 +69,7 @@ def emit_accumulate(
     tap_offsets: Sequence[tuple[int, int]],
     *,
     packed_rows: bool,
+    adjacent_rows: bool = False,
 ) -> Function:
     """Writes ``void tile(a, row_stride, step_stride, b, b_stride, line, steps, buffer, resume)``: the sums of one tile.
 
@@ -84,6 +85,7 @@ def emit_accumulate(
         tap_offsets: (n, bytes) for each tap: its offset within one step of ``b`` is ``n * line + bytes``.
         packed_rows: ``a`` is ``[step][tap][row]`` contiguous; else row ``r`` lies ``row_stride`` bytes apart, steps
             ``step_stride`` bytes apart, and there is one tap.
+        adjacent_rows: with ``packed_rows``: one tap, its rows contiguous, but steps ``step_stride`` bytes apart.
     """
     item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
     vector = f"<{lanes} x {element}>"
@@ -115,7 +117,7 @@ def emit_accumulate(
     row_stride = f.argument("row_stride")
     if packed_rows:
         bases = [f.variable("ptr", f.argument("a"))]
-        step = f.const(len(tap_offsets) * shape.rows * item)
+        step = f.argument("step_stride") if adjacent_rows else f.const(len(tap_offsets) * shape.rows * item)
     else:
         # A pointer for every third row: address modes reach the two next rows as base + stride and base + 2 stride.
         bases = [f.variable("ptr", f.at(f.argument("a"), row_stride * r)) for r in range(0, shape.rows, 3)]

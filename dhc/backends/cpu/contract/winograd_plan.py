@@ -1,0 +1,142 @@
+"""When a Winograd kernel is worth it, how its work is cut up, and its weights in the order the tiles read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dhc.backends.cpu.contract.spec import ConvSpec
+from dhc.backends.cpu.contract.tile import tile_shape
+from dhc.backends.cpu.contract.window_plan import PARAMS
+from dhc.backends.cpu.contract.winograd_transform import TILES, transformed_weights
+from dhc.backends.cpu.target import CpuTarget
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What follows PARAMS is known at compile time, but kept out of the code so that one kernel serves many layers.
+CONSTANTS = (
+    "groups",
+    "in_channels",  # of a group
+    "out_channels",  # of a group
+    "taps_z",
+    "pad_z",
+    "pad_y",
+    "pad_x",
+    "room",  # tiles of one channel that scratch memory holds, over all planes of a block
+    "most_planes",  # output planes of a block
+    "input_bytes",  # of scratch memory, for transformed inputs
+    "scratch_bytes",
+)
+assert PARAMS
+
+
+@dataclass(frozen=True)
+class WinogradPlan:
+    """What a spec and a target decide about a kernel.
+
+    Attributes:
+        m: size of the output tiles.
+        lanes: vector length.
+        vectors: vectors of output channels in a slice.
+        rows: numbers of tiles that a register tile may have, largest first.
+        last_vectors: vectors of the last slice.
+        slices: number of slices of a group's output channels.
+        room: tiles of one channel that scratch memory holds, over all planes of a block.
+        most_planes: output planes of a block.
+        input_bytes: scratch memory for transformed inputs.
+        product_bytes: scratch memory for products.
+    """
+
+    m: int
+    lanes: int
+    vectors: int
+    rows: tuple[int, ...]
+    last_vectors: int
+    slices: int
+    room: int
+    most_planes: int
+    input_bytes: int
+    product_bytes: int
+
+    @property
+    def positions(self) -> int:
+        """Positions of a transformed tile."""
+        return (self.m + 2) ** 2
+
+    @property
+    def columns(self) -> int:
+        """Output channels of a slice."""
+        return self.vectors * self.lanes
+
+
+def is_winograd(spec: ConvSpec) -> bool:
+    """Whether a kernel can be written: float32, 3x3 windows in y and x without strides or dilation."""
+    kernel, stride, dilation = spec.padded(spec.kernel, 1), spec.padded(spec.stride, 1), spec.padded(spec.dilation, 1)
+    fits = spec.dtype == "f32" and len(spec.kernel) >= 2 and kernel[1:] == (3, 3)
+    return fits and set(stride) == {1} and set(dilation) == {1} and spec.in_channels > 0 and spec.out_channels > 0
+
+
+def make_plan(spec: ConvSpec, target: CpuTarget) -> WinogradPlan:
+    """Decides the register tile and the sizes of scratch memory."""
+    m = spec.winograd
+    assert m in TILES
+    shape = tile_shape(target, spec.dtype)
+    lanes, positions = shape.lanes, (m + 2) ** 2
+    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    total = -(-outs // lanes)
+    vectors = min(shape.vectors, total)
+    slices = -(-total // vectors)
+    rows = {12: (12, 8, 4), 8: (8, 4, 2), 6: (6, 4, 2)}[shape.rows]
+    taps = spec.padded(spec.kernel, 1)[0]
+    # Transformed inputs of a block take half the second-level cache; with many channels they go beyond it, for the
+    # weights then weigh more.
+    per_tile = positions * ins * 4
+    room = max(64, min(128, target.l2_bytes // 2 // per_tile))
+    most_planes = 1
+    if taps > 1:
+        most_planes = 4
+        room = max(room, (most_planes + taps - 1) * 64)
+    room = -(-max(room, taps * 2 * lanes) // lanes) * lanes
+    plane_bytes = (room * ins + 2 * lanes) * 4
+    product_bytes = (room + max(rows) + lanes) * positions * vectors * lanes * 4
+    return WinogradPlan(
+        m, lanes, vectors, rows, total - (slices - 1) * vectors, slices, room, most_planes,
+        -(-positions * (plane_bytes + 64) // 64) * 64, -(-product_bytes // 64) * 64,
+    )  # fmt: skip
+
+
+def constant_parameters(spec: ConvSpec, plan: WinogradPlan) -> tuple[int, ...]:
+    """The values of :data:`CONSTANTS`."""
+    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    taps, pads = spec.padded(spec.kernel, 1)[0], spec.padded(spec.pad_begin, 0)
+    sizes = (plan.room, plan.most_planes, plan.input_bytes, plan.input_bytes + plan.product_bytes)
+    return (spec.groups, ins, outs, taps, *pads, *sizes)
+
+
+def pack_weights(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Transforms constant weights ``[OC, C / groups, (kz,) 3, 3]`` for the kernel of ``spec``.
+
+    Returns:
+        A flat array, ordered (group, slice of output channels, position, z tap, channel, output channel of the slice);
+        output channels are filled up with zeros to whole vectors.
+    """
+    import numpy as np
+
+    plan = make_plan(spec, target)
+    groups, taps = spec.groups, spec.padded(spec.kernel, 1)[0]
+    outs, ins = spec.out_channels // groups, spec.in_channels // groups
+    whole = ((plan.slices - 1) * plan.vectors + plan.last_vectors) * plan.lanes
+    packed = np.zeros((groups, plan.positions * taps * ins * whole), np.float32)
+    for group in range(groups):
+        chosen = weights.reshape(groups, outs, ins, taps, 3, 3)[group]
+        transformed = transformed_weights(plan.m, chosen).transpose(0, 3, 2, 1)  # [position, z tap, channel, output]
+        rows = transformed.reshape(-1, outs)
+        at = 0
+        for first in range(0, whole, plan.columns):
+            width = min(plan.columns, whole - first)
+            part = rows[:, first : first + width]
+            target_part = packed[group, at : at + len(rows) * width].reshape(len(rows), width)
+            target_part[:, : part.shape[1]] = part
+            at += len(rows) * width
+    return packed.reshape(-1)
