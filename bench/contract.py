@@ -178,7 +178,7 @@ def prepare(
         constant, out, params = "b", aligned((m, n)), [1, 1, 1, m, n, k, 0, 0, 0, 0, 0, 0]
         flops = 2.0 * m * n * k
     else:
-        spec = registry.normalize(layer.spec, described, layer.out_size[-1])
+        spec = registry.normalize(layer.spec, described, layer.in_size, layer.out_size)
         assert not isinstance(spec, MatmulSpec)
         ins, outs, groups = spec.in_channels, spec.out_channels, spec.groups
         pair = (ins, outs // groups) if isinstance(spec, ConvTransposeSpec) else (outs, ins // groups)

@@ -103,8 +103,7 @@ def _plan_window(
         dtype=node.result.dtype.name,
         epilogue=planned.epilogue or Epilogue(),
     )
-    width = node.result.shape[-1]
-    normalized = generators.normalize(spec, target, width if isinstance(width, int) else None)
+    normalized = generators.normalize(spec, target, x.shape[2:], node.result.shape[2:])
     packed = generators.pack_weights(normalized, target, weights)
     operands: list[Value | np.ndarray] = [x, packed, *node.operands[2:]]
     ins, outs = _three(x.shape[2:]), _three(node.result.shape[2:])
@@ -165,7 +164,7 @@ def _plan_matmul(
 
 def _column_bias(node: Node, add: Node) -> Value | None:
     """The vector that a following `add` adds to every row of a matmul."""
-    if add.op.name != "add" or add.result.type != node.result.type:
+    if add.op.name != "add" or add.result.type != node.result.type or len(node.result.uses) != 1:
         return None
     for index in (0, 1):
         if add.operands[index] is node.result:

@@ -8,7 +8,7 @@ and are passed over when exact results are asked for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,15 +93,17 @@ def _pays_narrow(spec: ConvSpec, target: CpuTarget, width: int) -> bool:
     return 1.15 * gapless < with_gaps
 
 
-def normalize(spec: Spec, target: CpuTarget, output_width: int | None = None) -> Spec:
+def normalize(spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_size: Sequence[Any] = ()) -> Spec:
     """Sets what only matters for speed from what is known about sizes, so that equal needs share one kernel.
 
     Args:
         spec: a spec.
         target: the target.
-        output_width: size of the innermost output dimension when it is known at compile time.
+        in_size: spatial sizes of the input, numbers or symbolic expressions; empty: unknown.
+        out_size: spatial sizes of the output.
     """
     if isinstance(spec, ConvSpec):
+        output_width = out_size[-1] if out_size and isinstance(out_size[-1], int) else None
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
         return dataclasses.replace(spec, narrow=narrow)

@@ -98,6 +98,8 @@ class _WindowSpec:
     epilogue: Epilogue = field(default_factory=Epilogue)
     narrow: bool = False
     winograd: int = 0
+    method: str = ""
+    positions: int = 0
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
@@ -123,7 +125,8 @@ class _WindowSpec:
         return (
             f"{type(self).__name__} {self.dtype} {self.in_channels}->{self.out_channels} g={self.groups} "
             f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
-            f"bias={int(self.bias)} narrow={int(self.narrow)} winograd={self.winograd} epilogue=[{self.epilogue.text()}]"
+            f"bias={int(self.bias)} narrow={int(self.narrow)} winograd={self.winograd} "
+            f"method={self.method}:{self.positions} epilogue=[{self.epilogue.text()}]"
         )
 
     def padded(self, values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
@@ -152,6 +155,9 @@ class ConvSpec(_WindowSpec):
             :func:`~dhc.backends.cpu.contract.registry.normalize` sets it.
         winograd: size of the output tiles of Winograd's method, 0: without it. It changes rounding within a bound
             (:func:`~dhc.backends.cpu.contract.winograd_transform.error_bound`); ``normalize`` sets it as well.
+        method: ``pointwise`` for outputs of the input's size, ``channels`` for a known number of output positions;
+            empty: what serves every size. ``normalize`` sets it.
+        positions: number of output positions of an image, for ``channels``.
     """
 
 

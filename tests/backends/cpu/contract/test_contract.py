@@ -391,14 +391,14 @@ def test_layers_of_other_sizes_share_a_kernel():
 def test_normalize_sets_only_what_matters_for_speed():
     described = targets.target("x86-64-v4")
     spec = ConvSpec(128, 128, (3, 3), pad_begin=(1, 1))
-    assert [registry.normalize(spec, described, width).narrow for width in (8, 12, 28, None)] == [
+    assert [registry.normalize(spec, described, size, size).narrow for size in ((8, 8), (12, 12), (28, 28), ())] == [
         True,
         True,
         False,
         False,
     ]
     for other in (ConvSpec(128, 128, (1, 1)), ConvSpec(128, 128, (3, 3), groups=128), MatmulSpec()):
-        assert registry.normalize(other, described, 8) == other
+        assert registry.normalize(other, described, (8, 8), (8, 8)) == other
 
 
 def test_specs_reject_what_makes_no_sense():
