@@ -97,7 +97,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     graph: Graph,
     targets: Sequence[str] = ("cpu",),
     *,
-    cpu: str = "host",
+    cpu: str | None = None,
     threads: int | None = None,
     passes: Sequence[Pass] | None = None,
     verify: bool = False,
@@ -111,7 +111,8 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     Args:
         graph: not changed.
         targets: devices to compile for.
-        cpu: CPU to generate code for: ``host``, ``x86-64-v2``, ``x86-64-v3``, ``x86-64-v4``, ``aarch64``, ...
+        cpu: CPU to generate code for: ``host``, ``x86-64-v2``, ``x86-64-v3``, ``x86-64-v4``, ``aarch64``, ...;
+            None: what the environment variable ``DHC_CPU`` says, else ``host``.
         threads: number of threads that sessions use by default; None: all that the process may use.
         passes: passes to run instead of the standard pipeline.
         verify: verify the graph after every pass.

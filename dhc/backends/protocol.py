@@ -19,14 +19,15 @@ class CompileOptions:
     """What the user asked of a compilation.
 
     Attributes:
-        cpu: name of the CPU target (`dhc.backends.cpu.target`), ``host`` for this machine.
+        cpu: name of the CPU target (`dhc.backends.cpu.target`), ``host`` for this machine; None for the
+            default (``DHC_CPU`` in the environment, else ``host``).
         threads: default number of threads written into the artifact, None: decided when it is loaded.
         cache: use the kernel cache on disk.
         emit: folder that receives the readable sources of the kernels, None for none.
         progress: called with (stage, done, total) during long work.
     """
 
-    cpu: str = "host"
+    cpu: str | None = None
     threads: int | None = None
     cache: bool = True
     emit: str | None = None

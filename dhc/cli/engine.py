@@ -56,7 +56,7 @@ def open_session(
     progress: Progress,
     shapes: Sequence[str] = (),
     threads: int | None = None,
-    cpu: str = "host",
+    cpu: str | None = None,
     cache: bool = True,
 ) -> Opened:
     """Opens an artifact, or compiles a model and opens that; ``shapes`` matter to models alone.

@@ -21,8 +21,12 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="Number of threads. Default: all CPUs of the process.")
 ]
 Cpu = Annotated[
-    str,
-    typer.Option("--cpu", help="CPU to generate code for: host, x86-64, x86-64-v2, x86-64-v3, x86-64-v4, aarch64."),
+    str | None,
+    typer.Option(
+        "--cpu",
+        help="CPU to generate code for: host, x86-64, x86-64-v2, x86-64-v3, x86-64-v4, aarch64. "
+        "Default: the environment's DHC_CPU, else host.",
+    ),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model, or IR text (- for standard input).")]
 Runnable = Annotated[str, typer.Argument(metavar="FILE", help="An artifact, an ONNX model, or IR text.")]

@@ -76,6 +76,7 @@ class CpuBackend:
         }
         report = {
             "seconds": {"lowering": lowered - start, "code": compiled - lowered},
+            "cpu": described.name,
             "kernels": len(objects),
             "compiled": kernels.compiled,
             "cached": kernels.cached,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import platform
 import re
 from collections.abc import Sequence
@@ -155,12 +156,17 @@ def target_names() -> tuple[str, ...]:
     return ("host", *_PRESETS)
 
 
-def target(name: str) -> CpuTarget:
+def target(name: str | None = None) -> CpuTarget:
     """Finds a target by name: ``host`` or one of the presets.
+
+    Args:
+        name: the name; None for that in the environment variable ``DHC_CPU``, or else ``host``.
 
     Raises:
         UsageError: for an unknown name; the hint gives the nearest known one.
     """
+    if name is None:
+        name = os.environ.get("DHC_CPU") or "host"
     if name == "host":
         return host_target()
     found = _PRESETS.get(name)

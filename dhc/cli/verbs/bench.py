@@ -29,7 +29,7 @@ def bench(
     ] = None,
     inputs: Inputs = [],  # noqa: B006
     pre: Preprocessing = "none",
-    cpu: Cpu = "host",
+    cpu: Cpu = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random inputs.")] = 0,
     no_cache: NoCache = False,
     as_json: AsJson = False,

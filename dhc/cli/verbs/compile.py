@@ -29,7 +29,7 @@ def compile_model(
     target: Annotated[str, typer.Option("--target", "--targets", help="Devices, separated by commas.")] = "cpu",
     shape: Shapes = [],  # noqa: B006 - Typer reads the default and never changes it
     threads: Threads = None,
-    cpu: Cpu = "host",
+    cpu: Cpu = None,
     emit_kernels: Annotated[
         Path | None, typer.Option("--emit-kernels", metavar="DIR", help="Write the sources of the kernels to a folder.")
     ] = None,
@@ -67,7 +67,8 @@ def compile_model(
         artifact.save(path)
         seconds.update(artifact.report.seconds)
         seconds["writing"] = time.perf_counter() - start
-    data: dict[str, Any] = {"model": model, "artifact": str(path), "targets": targets, "cpu": cpu, "threads": threads}
+    data: dict[str, Any] = {"model": model, "artifact": str(path), "targets": targets, "threads": threads}
+    data["cpu"] = artifact.report.backend.get("cpu")
     data.update(graph_signature(graph))
     data.update(report_data(artifact, seconds, threads))
     data["bytes"]["artifact"] = path.stat().st_size

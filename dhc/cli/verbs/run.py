@@ -33,7 +33,7 @@ def run(
     labels: Annotated[Path | None, typer.Option("--labels", help="Names of the classes, one a line.")] = None,
     shape: Shapes = [],  # noqa: B006
     threads: Threads = None,
-    cpu: Cpu = "host",
+    cpu: Cpu = None,
     profile: Annotated[bool, typer.Option("--profile", help="Show the time of every step.")] = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write the steps as a trace for Perfetto; implies --profile.")

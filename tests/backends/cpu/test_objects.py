@@ -10,7 +10,7 @@ from dhc_runtime.elf import ElfObject
 
 from dhc.backends.cpu.cache import KernelCache
 from dhc.backends.cpu.objects import ObjectCode, compile_kernel, kernel_ir, merge
-from dhc.backends.cpu.target import host_target, target
+from dhc.backends.cpu.target import target
 from dhc.backends.loop.lower import lower_group
 from tests.backends.loop.harness import graph_of
 
@@ -59,7 +59,7 @@ def test_wide_vectors_are_used():
 
 
 def test_the_runtime_loads_and_runs_it():
-    code = compile_kernel(kernel("gelu"), host_target(), KernelCache(None))
+    code = compile_kernel(kernel("gelu"), target(), KernelCache(None))
     loaded = CodeObject(code.data)
     x = np.linspace(-4, 4, 999, dtype=np.float32)
     y = np.empty_like(x)

@@ -139,3 +139,14 @@ def test_executor_stops_all_threads_at_the_barrier_after_an_error(jit, nthreads)
 
 def test_executor_runs_an_empty_list(jit):
     assert run_steps(jit, [], [], 2) == ([0, 0], [[0], [0]])
+
+
+def test_the_environment_names_the_default(monkeypatch):
+    monkeypatch.setenv("DHC_CPU", "x86-64-v2")
+    assert targets.target() == targets.target("x86-64-v2")
+    assert targets.target("host") == targets.host_target()
+    monkeypatch.setenv("DHC_CPU", "x86-64-v9")
+    with pytest.raises(UsageError, match="x86-64-v9"):
+        targets.target()
+    monkeypatch.setenv("DHC_CPU", "")
+    assert targets.target() == targets.host_target()

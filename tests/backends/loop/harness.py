@@ -11,7 +11,7 @@ import dhc.ir.ops  # noqa: F401
 from dhc.backends.cpu.cache import KernelCache
 from dhc.backends.cpu.llvm.loader import LoadedObject
 from dhc.backends.cpu.objects import compile_kernel
-from dhc.backends.cpu.target import host_target
+from dhc.backends.cpu.target import target
 from dhc.backends.loop.lower import lower_group
 from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph
@@ -37,7 +37,7 @@ def graph_of(build, *inputs):
 
 def run_kernel(lowered, arrays, bound, outputs, nthreads=1):
     """Calls a lowered kernel as each of its threads; returns (status, results)."""
-    code = compile_kernel(lowered.kernel, host_target(), CACHE)
+    code = compile_kernel(lowered.kernel, target(), CACHE)
     kernel = _loaded(code.symbol, code.data)
     arrays = [np.ascontiguousarray(a) for a in arrays]
     results = []

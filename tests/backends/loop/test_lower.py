@@ -205,10 +205,10 @@ def test_results_may_replace_operands():
     found = lower_group(graph.nodes, graph.inputs, graph.outputs, "test")
     assert set(found.inplace) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     from dhc.backends.cpu.objects import compile_kernel
-    from dhc.backends.cpu.target import host_target
+    from dhc.backends.cpu.target import target
     from tests.backends.loop.harness import CACHE, _loaded
 
-    code = compile_kernel(found.kernel, host_target(), CACHE)
+    code = compile_kernel(found.kernel, target(), CACHE)
     x, y = f32(1000), f32(1000)
     want = [x - y, x * y]
     kernel = _loaded(code.symbol, code.data)

@@ -25,7 +25,9 @@ def run(session: Any, graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np
     return [found[name] for name in graph.output_names]
 
 
-def check_case(case: RandomGraph, *, passes: Sequence[Any] | None = None, threads: int = 1, cpu: str = "host") -> None:
+def check_case(
+    case: RandomGraph, *, passes: Sequence[Any] | None = None, threads: int = 1, cpu: str | None = None
+) -> None:
     """Compiles a random graph once and checks it with the drawn sizes and with others for its symbols."""
     artifact = dhc.compile(case.graph, passes=passes, cpu=cpu)
     session = artifact.session(threads=threads)

@@ -11,7 +11,7 @@ from dhc_runtime.elf import ElfObject
 
 from dhc.backends.cpu.numba.compile import compile_opaque
 from dhc.backends.cpu.numba.opaque import lower_opaque
-from dhc.backends.cpu.target import host_target, target
+from dhc.backends.cpu.target import target
 from dhc.ir import registry, symbols
 from dhc.ir.kinds import Opaque
 from dhc.ir.verifier import defined_symbols
@@ -27,7 +27,7 @@ def run(example, nthreads):
     graph = example.graph()
     (node,) = graph.nodes
     lowered = lower_opaque(node)
-    code = compile_opaque(lowered.kernel, host_target(), CACHE)
+    code = compile_opaque(lowered.kernel, target(), CACHE)
     kernel = _loaded(code.symbol, code.data)
     kind = node.op.kind
     from dhc.ir.op import Call

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dhc.backends.cpu.numba.compile import compile_source
-from dhc.backends.cpu.target import host_target
+from dhc.backends.cpu.target import target
 from dhc.backends.loop.lower import lower_group
 from dhc.backends.loop.numba_source import print_numba
 from dhc.ir import scalar as s
@@ -38,7 +38,7 @@ def bias_relu(x0, x1, y0, n0, n1, n2, n3, tid, nthreads):
 
 def check(graph, arrays, rtol=1e-5):
     lowered = lower_group(graph.nodes, graph.inputs, graph.outputs, "test")
-    code = compile_source(lowered.kernel, host_target())
+    code = compile_source(lowered.kernel, target())
     original = harness.compile_kernel
     harness.compile_kernel = lambda *_: code
     try:
