@@ -7,7 +7,7 @@ the group already, so that nothing is computed twice and no cycle can arise. Wha
 * before a reduction: element-wise nodes of the shape that is reduced (before overlapping windows: cheap ones only);
 * one reduction whose result has the root's shape: the element-wise nodes after it are its epilogue.
 
-A contraction takes the chain of element-wise nodes that follow it as its epilogue.
+A contraction takes the element-wise nodes that follow it as its epilogue.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dhc.ir.graph import Graph, Node, Value, copy_node
 from dhc.ir.kinds import Contract, Elementwise, Map, Reduce
 from dhc.ir.location import Location
 from dhc.ir.op import Call
-from dhc.ir.symbols import Dim, free_symbols, product, substitute
+from dhc.ir.symbols import Dim, Shape, free_symbols, product, substitute
 from dhc.passes.base import Pass, PassResult, register_pass
 from dhc.passes.rewrite import merge_results
 
@@ -31,6 +31,8 @@ _CHEAP = frozenset(
     "logical_xor logical_not bit_and bit_or bit_xor bit_not sign round floor ceil trunc leaky_relu real imag".split()
 )
 """Element-wise ops of a few instructions: computing them again costs less than writing and reading their result."""
+_LOOK_AHEAD = 12
+"""Nodes that are looked at behind a value with several uses, to find where the ways meet."""
 _TYPICAL_SIZE = 64
 """Stands for symbols where costs are compared."""
 
@@ -83,20 +85,25 @@ class Fuse(Pass):
                 result.count("nodes", len(group))
 
     def _epilogue(self, contraction: Node) -> list[Node]:
-        """A contraction and the chain of element-wise nodes that follow it."""
+        """A contraction and the element-wise nodes that follow it, as far as one value leads on from them.
+
+        A value may be used several times on the way (``x * sigmoid(x)``) when the ways meet again within a few nodes.
+        """
         if not isinstance(contraction.op.kind, Contract) or len(contraction.results) != 1:
             return [contraction]
-        chain = [contraction]
-        while len(chain) < self.max_nodes:
-            value = chain[-1].result
-            users = value.users
-            if len(users) != 1 or value.is_output or len(users[0].results) != 1:
+        shape = contraction.result.shape
+        chosen: dict[Node, None] = {contraction: None}
+        closed = 1  # how many of the chosen nodes make a group with one result
+        while len(chosen) < min(self.max_nodes, closed + _LOOK_AHEAD):
+            leading = [n.result for n in chosen if n.result.is_output or any(u not in chosen for u in n.result.users)]
+            if len(leading) == 1:
+                closed = len(chosen)
+            following = (u for v in leading for u in v.users if u not in chosen and u.graph is contraction.graph)
+            joining = next((u for u in following if _is_pointwise(u, shape)), None)
+            if joining is None:
                 break
-            user = users[0]
-            if not isinstance(user.op.kind, Elementwise) or user.result.shape != value.shape:
-                break
-            chain.append(user)
-        return chain
+            chosen[joining] = None
+        return list(chosen)[:closed]
 
     def _group(self, root: Node) -> list[Node]:
         """Nodes that join `root`."""
@@ -147,6 +154,10 @@ class Fuse(Pass):
         if reads <= elements:
             return True
         return producer.op.name in _CHEAP and reads <= self.recompute * elements
+
+
+def _is_pointwise(node: Node, shape: Shape) -> bool:
+    return isinstance(node.op.kind, Elementwise) and len(node.results) == 1 and node.result.shape == shape
 
 
 def _typical(dim: Dim) -> int:

@@ -81,6 +81,7 @@ def plan_epilogue(contraction: Node, tail: Sequence[Node], row_axis: int | None)
     operands: list[Value] = []
     shapes: list[str] = []
     covered = contraction.result
+    passed = {contraction}
     best: tuple[Any, ...] = (None, (), (), covered, 0)
     for position, node in enumerate(tail):
         if node.op.name == "constant":
@@ -98,17 +99,27 @@ def plan_epilogue(contraction: Node, tail: Sequence[Node], row_axis: int | None)
                 operands.append(value)
                 shapes.append(shape)
             scalars.append(expressions[value])
-        if len(scalars) != len(node.operands) or node.result.dtype != dtype:
+        if len(scalars) != len(node.operands):
             break
         expression = node.op.kind.expr(Call.of(node), *scalars)  # type: ignore[union-attr]
         if not is_writable(expression, dtype) or _size(expression) > 64:
             break
         expressions[node.result] = expression
+        passed.add(node)
+        if node.result.dtype != dtype or not _leads_alone(node.result, passed):
+            continue  # what follows needs more than this value
         covered = node.result
         best = (expression, tuple(operands), tuple(shapes), covered, position + 1)
     expression, used, used_shapes, covered, count = best
     epilogue = None if expression is None else ScalarEpilogue(expression, used_shapes)
     return PlannedEpilogue(epilogue, used, covered, tuple(tail[count:]))
+
+
+def _leads_alone(value: Value, nodes: set[Node]) -> bool:
+    """Whether of all that the nodes compute, only this value is used behind them."""
+    return all(
+        n.result is value or not (n.result.is_output or any(u not in nodes for u in n.result.users)) for n in nodes
+    )
 
 
 def _size(e: s.ScalarExpr) -> int:

@@ -18,7 +18,7 @@ from dhc.backends.loop.lower import LoweredKernel, lower_group
 from dhc.backends.plan import PlanBuilder
 from dhc.ir import dtypes
 from dhc.ir.graph import Node, Value
-from dhc.ir.kinds import Contract, Opaque
+from dhc.ir.kinds import Contract, Elementwise, Opaque
 from dhc.ir.op import Call
 from dhc.ir.symbols import sym
 
@@ -76,7 +76,7 @@ class CpuLowering:
         results = list(zip(body.outputs, node.results))  # a group may return one value twice
         nodes = body.nodes
         contractions = [n for n in nodes if isinstance(n.op.kind, Contract)]
-        if len(contractions) != 1 or len(results) != 1 or not _is_chain(contractions[0], nodes, results[0][0]):
+        if len(contractions) != 1 or len(results) != 1 or not _is_epilogue(contractions[0], nodes, results[0][0]):
             self._group(nodes, list(body.inputs), results, outside, plan, node)
             return
         contraction = contractions[0]
@@ -199,15 +199,16 @@ class CpuLowering:
             plan.bind(new, count, 0)
 
 
-def _is_chain(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:
-    """True for a contraction followed by element-wise nodes, each of which takes the result of the one before."""
-    reached = contraction.result
+def _is_epilogue(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:
+    """True for a contraction and element-wise nodes of its shape behind it, the last of which gives the result."""
     if any(v.producer in nodes and v.producer.op.name != "constant" for v in contraction.operands if v.producer):
         return False
     for node in nodes:
         if node is contraction or node.op.name == "constant":
             continue
-        if reached not in node.operands or len(node.results) != 1 or len(reached.users) != 1:
+        if not isinstance(node.op.kind, Elementwise) or len(node.results) != 1:
             return False
-        reached = node.result
-    return reached is result
+        if node.result.shape != contraction.result.shape:
+            return False
+    last = [n for n in nodes if n.op.name != "constant"][-1]
+    return last.result is result

@@ -20,6 +20,11 @@ TAILS: dict[str, Tail] = {
     "scale and shift per channel": lambda b, y, c: b.add(b.mul(b.relu(y), c(1, 5, 1, 1)), c(5, 1, 1)),
     "residual": lambda b, y, c: b.add(b.relu(y), c(2, 5, 9, 10)),
     "gate": lambda b, y, c: b.mul(b.sigmoid(y), c(1, 5, 1, 1)),
+    "value used twice": lambda b, y, c: b.mul(y, b.sigmoid(y)),
+    "hard swish in parts": lambda b, y, c: b.mul(y, b.mul(b.clamp(b.add(y, 3.0), b.like(0, y), b.like(6, y)), 1 / 6)),
+    "gelu in parts": lambda b, y, c: b.mul(b.mul(y, b.add(b.erf(b.mul(y, 0.5**0.5)), 1.0)), 0.5),
+    "condition": lambda b, y, c: b.where(b.lt(y, 0.0), b.mul(y, c(5, 1, 1)), y),
+    "activation, residual, activation": lambda b, y, c: b.silu(b.add(b.mul(y, b.sigmoid(y)), c(2, 5, 9, 10))),
     "scalar": lambda b, y, c: b.clamp(b.mul(y, 0.5), b.like(-1, y), b.like(1, y)),
 }
 
@@ -61,6 +66,31 @@ def test_what_has_no_vector_form_gets_a_kernel_of_its_own() -> None:
     image = np.nan_to_num(_image(), nan=0.5, posinf=1.0)
     (found,) = artifact.session(threads=1).run({"x": image}).values()
     np.testing.assert_allclose(found, graph.evaluate(image)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_value_that_the_rest_needs_again_ends_the_kernel() -> None:
+    """y * sin(y): sin has no vector form, so the kernel ends with y, not inside of the expression."""
+    graph = _graph(lambda b, y, c: b.mul(b.sigmoid(y), b.sin(b.relu(y))))
+    artifact = dhc.compile(graph)
+    assert artifact.report.backend["steps"] == 2
+    image = np.nan_to_num(_image(), nan=0.5, posinf=1.0)
+    (found,) = artifact.session(threads=1).run({"x": image}).values()
+    np.testing.assert_allclose(found, graph.evaluate(image)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_ways_that_do_not_meet_stay_outside() -> None:
+    """Both the convolution's result and its activation are returned: two steps."""
+    rng = np.random.default_rng(1)
+    graph = Graph()
+    x = graph.input("x", "f32", (2, 3, 9, 10))
+    b = Builder(graph)
+    y = b.conv(x, b.constant(rng.standard_normal((5, 3, 3, 3)).astype(np.float32)))
+    graph.output(b.sigmoid(y), b.tanh(y))
+    artifact = dhc.compile(graph)
+    image = np.nan_to_num(_image(), nan=0.5, posinf=1.0)
+    found = artifact.session(threads=1).run({"x": image}).values()
+    for one, wanted in zip(found, graph.evaluate(image), strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("second", ["erf", "tanh", "sigmoid", "exp", "elu", "selu"])
