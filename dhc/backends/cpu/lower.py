@@ -12,6 +12,7 @@ from dhc_runtime.errors import CompileError
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
+from dhc.backends.cpu.recurrent import plan_recurrent
 from dhc.backends.cpu.target import CpuTarget
 from dhc.backends.loop.ir import Kernel
 from dhc.backends.loop.lower import LoweredKernel, lower_group
@@ -182,6 +183,8 @@ class CpuLowering:
     def _opaque(self, node: Node, plan: PlanBuilder) -> None:
         kind = node.op.kind
         assert isinstance(kind, Opaque)
+        if kind.role == "scan" and self._recurrent(node, plan):
+            return
         symbol, lowered = self.sink.opaque(node)
         buffers = [plan.buffer(v) for v in node.operands]
         if kind.bounds is None:
@@ -197,6 +200,23 @@ class CpuLowering:
         if count is not None:
             new = next(node.attrs[a.name] for a in node.op.attrs if a.kind == "symbol")
             plan.bind(new, count, 0)
+
+    def _recurrent(self, node: Node, plan: PlanBuilder) -> bool:
+        planned = plan_recurrent(node, self.target)
+        if planned is None:
+            return False
+        weights = [plan.constant(array) for array in planned.weights]
+        projected = plan.scratch(dtypes.f32, planned.projected)
+        plan.kernel(
+            self.sink.contract(planned.project),
+            [plan.buffer(node.operands[0]), *weights, projected],
+            planned.project_params,
+            node,
+        )
+        operands = [self._operand(v, {}, plan) for v in planned.operands]
+        results = [plan.buffer(v) for v in node.results]
+        plan.kernel(self.sink.contract(planned.steps), [projected, *operands, *results], planned.params, node)
+        return True
 
 
 def _is_epilogue(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:
