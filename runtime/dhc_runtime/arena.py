@@ -5,7 +5,7 @@ The compiler uses the same planner for its reports, so that a report shows what 
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,15 +19,18 @@ def _aligned(size: int) -> int:
 
 
 _REPAIRS = 16
-"""Further placements that are tried while the block is larger than it must be."""
+"""Further placements that are tried for each order while the block is larger than it must be."""
+_TRIED = 20_000
+"""Buffers that are placed at most, all tries together (after the first): a second for a program of any size."""
 
 
 def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) -> Tuple[List[int], int]:
     """Assigns offsets to buffers so that buffers alive at the same time do not overlap.
 
-    Greedy: larger buffers first, each into the tightest gap between the buffers already placed that live at the same
-    time, or behind them. While that takes more than what is alive at once, those that stick out go first the next time;
-    the smallest block counts. Ties go to the earlier birth, then to the lower index: the result depends on the
+    Greedy: one buffer after the other, each into the tightest gap between the buffers already placed that live at the
+    same time, or behind them. Larger buffers go first; while that takes more than what is alive at once, those that
+    stick out go first the next time, and then other orders are tried (size times lifetime, the busiest steps first,
+    birth): the smallest block counts. Ties go to the earlier birth, then to the lower index: the result depends on the
     arguments alone.
 
     Args:
@@ -43,17 +46,36 @@ def plan_arena(sizes: Sequence[int], first: Sequence[int], last: Sequence[int]) 
         raise ValueError("sizes, first and last must have the same length")
     rounded = [_aligned(max(int(size), 1)) for size in sizes]
     least = lower_bound(sizes, first, last)
-    order = sorted(range(count), key=lambda i: (-rounded[i], first[i], i))
-    best = found = _place(rounded, first, last, order)
-    for _ in range(_REPAIRS):
-        if best[1] <= least:
-            break
-        offsets, total = found
-        highest = [i for i in order if offsets[i] + rounded[i] == total]
-        order = highest + [i for i in order if offsets[i] + rounded[i] != total]
-        found = _place(rounded, first, last, order)
-        best = found if found[1] < best[1] else best
+    best: Optional[Tuple[List[int], int]] = None
+    left = _TRIED
+    for order in _orders(rounded, first, last):
+        for _ in range(1 + _REPAIRS):
+            if best is not None and (best[1] <= least or left < count):
+                return best
+            found = _place(rounded, first, last, order)
+            best = found if best is None or found[1] < best[1] else best
+            left -= count
+            offsets, total = found
+            highest = [i for i in order if offsets[i] + rounded[i] == total]
+            order = highest + [i for i in order if offsets[i] + rounded[i] != total]
+    assert best is not None
     return best
+
+
+def _orders(rounded: Sequence[int], first: Sequence[int], last: Sequence[int]) -> Iterator[List[int]]:
+    """Orders in which to place buffers, the best on average first; later ones are made when they are asked for."""
+    everything = range(len(rounded))
+    yield sorted(everything, key=lambda i: (-rounded[i], first[i], i))
+    yield sorted(everything, key=lambda i: (-rounded[i] * (last[i] - first[i] + 1), first[i], i))
+    steps = max(last, default=0) + 1
+    change = np.zeros(steps + 1, dtype=np.int64)
+    np.add.at(change, np.asarray(first, dtype=np.int64), rounded)
+    np.add.at(change, np.asarray(last, dtype=np.int64) + 1, [-size for size in rounded])
+    alive = np.cumsum(change)
+    pressure = [int(alive[start : end + 1].max()) for start, end in zip(first, last)]
+    yield sorted(everything, key=lambda i: (-pressure[i], first[i] - last[i], -rounded[i], first[i], i))
+    yield sorted(everything, key=lambda i: (-pressure[i], -rounded[i], first[i], i))
+    yield sorted(everything, key=lambda i: (first[i], first[i] - last[i], i))
 
 
 def _place(

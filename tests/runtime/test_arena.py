@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +60,29 @@ def test_offsets_stay_what_they_are() -> None:
     first = [0, 0, 1, 2, 2, 3, 5]
     last = [2, 3, 2, 6, 4, 5, 6]
     assert plan_arena(sizes, first, last) == ([5568, 0, 5696, 6400, 4032, 5568, 0], 6464)
+
+
+# Bytes in KiB, first and last item of the arenas of networks on which larger buffers first are not enough.
+SIGNAL_NETWORK = [
+    (1024, 0, 2), (1024, 0, 0), (512, 1, 3), (1189, 1, 1), (512, 2, 3), (1024, 2, 2), (512, 3, 5), (1024, 3, 3),
+    (512, 4, 6), (1354, 4, 4), (512, 5, 6), (1024, 5, 5), (512, 6, 8), (1024, 6, 6), (256, 7, 9), (1354, 7, 7),
+    (256, 8, 9), (1024, 8, 8), (256, 9, 11), (1024, 9, 9), (256, 10, 12), (1684, 10, 10), (256, 11, 12), (1024, 11, 11),
+    (256, 12, 14), (1024, 12, 12), (128, 13, 15), (1780, 13, 13), (128, 14, 15), (1024, 14, 14), (128, 15, 16),
+]  # fmt: skip
+
+
+def test_other_orders_are_tried_until_the_bound_is_reached() -> None:
+    sizes, first, last = [s * 1024 for s, _, _ in SIGNAL_NETWORK], *zip(*[(f, e) for _, f, e in SIGNAL_NETWORK])
+    _, total = plan_arena(sizes, first, last)
+    assert total == lower_bound(sizes, first, last)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_stays_near_the_bound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(4, 60))
+    sizes = (rng.choice([1, 2, 3, 4, 6, 8, 12, 16, 24, 32], count) * 4096).tolist()
+    first = rng.integers(0, count // 2 + 1, count).tolist()
+    last = [f + int(length) for f, length in zip(first, rng.integers(0, 4, count) * rng.integers(0, 4, count))]
+    _, total = plan_arena(sizes, first, last)
+    assert total <= 1.2 * lower_bound(sizes, first, last)

@@ -193,11 +193,14 @@ def _show_artifact(out: Output, data: dict[str, Any]) -> None:
         out.fields([("memory", f"depends on {', '.join(data['symbols']) or 'the data'}")])
     else:
         bound = format_bytes(memory["lower_bound"])
+        ratio = (
+            f"{memory['arena'] / memory['lower_bound']:.2f} x the bound by liveness, " if memory["lower_bound"] else ""
+        )
         out.fields(
             [
                 (
                     "memory",
-                    f"{format_bytes(memory['arena'])} for {data['memory_threads']} threads (liveness bound {bound})",
+                    f"{format_bytes(memory['arena'])} for {data['memory_threads']} threads ({ratio}{bound})",
                 )
             ]
         )
