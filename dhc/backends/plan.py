@@ -45,6 +45,7 @@ class PlanBuilder:
         self._homes: dict[Value, Home] = {}
         self._concats: dict[Node, int] = {}
         self._runtime_symbols: set[str] = set()
+        self._required: set[tuple[Dim, Dim]] = set()
 
     # ---- what `lower` uses ---------------------------------------------------------------------------------------
 
@@ -185,10 +186,24 @@ class PlanBuilder:
         }
 
     def _constrain(self, node: Node) -> None:
+        """Notes the sizes that must agree, and those that must not be negative, for a node and the nodes of a group."""
+        where = f"({node.op.name} at {node.location})"
         for left, right, what in constraints_of(node):
-            entry = [to_json(left), to_json(right), f"{what} ({node.op.name} at {node.location})"]
-            if entry not in self._constraints:
-                self._constraints.append(entry)
+            self._require(left, right, f"{what} {where}")
+        for dim in dict.fromkeys(
+            d for value in node.results if isinstance(value.type, TensorType) for d in value.shape
+        ):
+            if not symbols.is_nonnegative(dim):
+                what = f"the size {symbols.format_dim(dim)} is not negative"
+                self._require(symbols.minimum(dim, 0), 0, f"{what} {where}")
+        if node.op.kind == Structural("group"):
+            for inner in node.regions[0]:
+                self._constrain(inner)
+
+    def _require(self, left: Dim, right: Dim, message: str) -> None:
+        if (left, right) not in self._required:  # the first node that needs it is named
+            self._required.add((left, right))
+            self._constraints.append([to_json(left), to_json(right), message])
 
     def _place(self, node: Node) -> None:
         kind = node.op.kind

@@ -62,6 +62,40 @@ def require_equal(call: Call, a: Dim, b: Dim, what: str) -> Dim:
     return b if isinstance(a, SymExpr) else a
 
 
+def require_at_most(call: Call, a: Dim, b: Dim, what: str) -> None:
+    """Demands ``a <= b``: at once when both are known, else when they get their values.
+
+    Args:
+        call: the call that needs it.
+        a: a size.
+        b: the bound.
+        what: what then holds, for the message.
+
+    Raises:
+        ShapeError: both are known and ``a > b``.
+    """
+    if isinstance(a, int) and isinstance(b, int) and a > b:
+        call.fail(f"{what}: {a} is more than {b}")
+    call.require(symbols.maximum(a, b), b, what)
+
+
+def require_elements(call: Call, size: Dim, readers: Dim, what: str) -> None:
+    """Demands that an axis is not empty when something reads from it: at once, or when the sizes get their values.
+
+    Args:
+        call: the call that needs it.
+        size: elements of the axis.
+        readers: number of results that read them; 0: nothing does.
+        what: the axis, for the message.
+
+    Raises:
+        ShapeError: it is empty and something reads from it.
+    """
+    if size == 0 and isinstance(readers, int) and readers != 0:
+        call.fail(f"{what} is empty: there is nothing to read")
+    call.require(symbols.select(size, 0, readers), 0, f"{what} is not empty")
+
+
 def require_rank(call: Call, index: int, rank: int) -> None:
     """Operand `index` must have this rank."""
     actual = call.types[index].rank

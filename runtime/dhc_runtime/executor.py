@@ -207,10 +207,10 @@ class Executor:
             left, right, message = self.program.constraints[index]
             values = evaluate(left, symbols), evaluate(right, symbols)
             if values[0] != values[1]:
-                raise ShapeError(
-                    "{}: {} and {} must be equal".format(message.rstrip(". "), *values),
-                    hint="Check the shapes of the inputs",
-                )
+                # Inequalities are written as equalities: max(a, b) == b, min(a, 0) == 0.
+                inequality = right == 0 or (isinstance(left, list) and left[0] == "max")
+                form = "{}: this does not hold" if inequality else "{}: {} and {} must be equal"
+                raise ShapeError(form.format(message.rstrip(". "), *values), hint="Check the shapes of the inputs")
         instance = _Instance()
         buffers = self.program.buffers
         sizes = [self._size(buffer, symbols) for buffer in stage.arena]

@@ -70,8 +70,7 @@ def _conv_type(call: Call) -> list[TensorType]:
     window = Window.of(call, w.shape[2:])
     require_equal(call, x.shape[1], w.shape[1] * groups, "operand channels and weights")
     channels = w.shape[0]
-    if isinstance(channels, int) and channels % groups:
-        call.fail(f"{channels} result channels do not divide into {groups} groups")
+    call.require(symbols.mod(channels, groups), 0, f"result channels divide into {groups} groups")
     out = contraction_dtype(call)
     check_bias(call, channels, out)
     return [TensorType(out, (x.shape[0], channels, *window.sizes(call)))]

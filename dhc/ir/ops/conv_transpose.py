@@ -63,8 +63,7 @@ def _transpose_type(call: Call) -> list[TensorType]:
         call.fail(f"the weights have rank {w.rank}, the operand {x.rank}")
     window = Window.of(call, w.shape[2:])
     require_equal(call, x.shape[1], w.shape[0], "operand channels and weights")
-    if isinstance(x.shape[1], int) and x.shape[1] % groups:
-        call.fail(f"{x.shape[1]} channels do not divide into {groups} groups")
+    call.require(symbols.mod(x.shape[1], groups), 0, f"channels divide into {groups} groups")
     out = contraction_dtype(call)
     channels = w.shape[1] * groups
     check_bias(call, channels, out)

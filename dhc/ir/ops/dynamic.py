@@ -10,7 +10,7 @@ from dhc.ir import scalar as s
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import FIXED, i64
 from dhc.ir.graph import Node, Value
-from dhc.ir.inference import require_rank
+from dhc.ir.inference import require_at_most, require_rank
 from dhc.ir.kinds import Index, LoadFn, Map
 from dhc.ir.op import Attr, Call, OpDef, Operand
 from dhc.ir.registry import register
@@ -36,8 +36,9 @@ def _clamp(starts: np.ndarray, shape: Sequence[int], window: Sequence[int]) -> t
 
 def _check_window(call: Call, shape: Shape, window: Shape) -> None:
     for axis, (dim, size) in enumerate(zip(shape, window)):
-        if isinstance(dim, int) and isinstance(size, int) and not 0 <= size <= dim:
-            call.fail(f"axis {axis}: a window of {size} does not fit into {dim}")
+        if isinstance(size, int) and size < 0:
+            call.fail(f"axis {axis}: a window of {size}")
+        require_at_most(call, size, dim, f"axis {axis}: the window fits into the operand")
 
 
 def _dynamic_slice_type(call: Call) -> list[TensorType]:

@@ -12,7 +12,7 @@ from dhc.ir import scalar as s
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import FIXED, INDEX, i64
 from dhc.ir.graph import Node, Value
-from dhc.ir.inference import require_equal
+from dhc.ir.inference import require_at_most, require_equal
 from dhc.ir.kinds import Index, LoadFn, Map
 from dhc.ir.op import Attr, Call, OpDef, Operand
 from dhc.ir.registry import register
@@ -115,8 +115,8 @@ def check_fits(call: Call, indices: TensorType, x: TensorType, axis: int) -> Non
     if indices.rank != x.rank:
         call.fail(f"the indices have rank {indices.rank}, the operand {x.rank}")
     for i, (count, dim) in enumerate(zip(indices.shape, x.shape)):
-        if i != axis and isinstance(count, int) and isinstance(dim, int) and count > dim:
-            call.fail(f"axis {i}: {count} indices for size {dim}")
+        if i != axis:
+            require_at_most(call, count, dim, f"axis {i}: no more indices than elements")
 
 
 def _gather_elements_element(call: Call, index: Index, load: LoadFn) -> s.ScalarExpr:

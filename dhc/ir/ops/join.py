@@ -114,6 +114,11 @@ def _build_split(b: Builder, operands: Sequence[Value], call: Call) -> Sequence[
         starts[axis], sizes[axis] = offset, size
         offset = offset + size
         parts.append(b.slice(x, starts=starts, sizes=sizes, steps=[1] * x.type.rank))
+    if offset != x.type.shape[axis]:
+        # Only the run can tell that the sizes add up: the last part takes what is there, and must then have its size.
+        starts[axis], sizes[axis] = offset - size, x.type.shape[axis] - (offset - size)
+        rest = b.slice(x, starts=starts, sizes=sizes, steps=[1] * x.type.rank)
+        parts[-1] = b.reshape(rest, shape=parts[-1].type.shape)
     return parts
 
 

@@ -146,6 +146,7 @@ def _group_type(call: Call) -> list[TensorType]:
     channels = call.types[0].shape[1]
     if groups < 1 or (isinstance(channels, int) and channels % groups):
         call.fail(f"{symbols.format_dim(channels)} channels do not divide into {groups} groups")
+    call.require(symbols.mod(channels, groups), 0, f"channels divide into {groups} groups")
     return types
 
 

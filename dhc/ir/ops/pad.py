@@ -11,7 +11,7 @@ from dhc.ir import symbols
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import FIXED, i64
 from dhc.ir.graph import Node, Value
-from dhc.ir.inference import require_rank
+from dhc.ir.inference import require_elements, require_rank
 from dhc.ir.kinds import Index, LoadFn, Map
 from dhc.ir.op import Attr, Call, OpDef, Operand
 from dhc.ir.registry import register
@@ -31,8 +31,8 @@ def _pad_type(call: Call) -> list[TensorType]:
     for axis, (dim, padded) in enumerate(zip(x.shape, shape)):
         if isinstance(padded, int) and padded < 0:
             call.fail(f"axis {axis}: cropped to a negative size {padded}")
-        if call.attrs.mode != "constant" and dim == 0 and padded != 0:
-            call.fail(f"axis {axis} is empty: mode {call.attrs.mode} has nothing to repeat")
+        if call.attrs.mode != "constant" and (low[axis] != 0 or high[axis] != 0):
+            require_elements(call, dim, padded, f"axis {axis}, which mode {call.attrs.mode} repeats,")
     return [TensorType(x.dtype, shape)]
 
 

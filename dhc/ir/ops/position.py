@@ -11,7 +11,7 @@ from dhc_runtime.errors import DhcError
 
 from dhc.ir import scalar as s
 from dhc.ir.dtypes import REALS, i64
-from dhc.ir.inference import reduced_shape
+from dhc.ir.inference import reduced_shape, require_at_most
 from dhc.ir.kinds import Index, Reduce, ReduceSpec
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
 from dhc.ir.ops.reduce import highest, lowest, reduction_cost
@@ -25,6 +25,7 @@ def _position_type(call: Call) -> list[TensorType]:
     axis = call.axis(call.attrs.axis)
     if x.shape[axis] == 0:
         call.fail(f"axis {axis} is empty, it has no largest or smallest element")
+    require_at_most(call, 1, x.shape[axis], f"axis {axis} has a largest or smallest element")
     return [TensorType(i64, reduced_shape(x.shape, (axis,), call.attrs.keepdims))]
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from dhc.ir import scalar as s
+from dhc.ir import symbols
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import REALS, DType, f32, i64
 from dhc.ir.graph import Node, Value
+from dhc.ir.inference import require_elements
 from dhc.ir.kinds import Index, LoadFn, Reduce, ReduceSpec
 from dhc.ir.op import Attr, Call, Cost, OpDef, Operand
 from dhc.ir.ops.matmul import Accumulators, load_as, moved_bytes
@@ -40,6 +42,8 @@ def _type(call: Call) -> list[TensorType]:
         call.fail(f"scales needs {x.rank} positive numbers or none")
     if a.coordinate == "tf_crop_and_resize" and len(a.roi) != 2 * x.rank:
         call.fail(f"tf_crop_and_resize needs a roi of {2 * x.rank} numbers (starts, then ends)")
+    for axis in resized_axes(call):
+        require_elements(call, axis.before, symbols.product(a.shape), f"axis {axis.axis}")
     if a.antialias and a.mode == "nearest":
         call.fail("antialias needs the mode linear or cubic")
     return [TensorType(x.dtype, a.shape)]

@@ -95,6 +95,9 @@ def resized(call: Call, x: np.ndarray) -> Any:
     """The result of a resize."""
     a, dtype = call.attrs, call.types[0].dtype
     axes = resized_axes(call)
+    for axis in axes:
+        if axis.before == 0 and 0 not in ints(call.results[0].shape):
+            call.fail(f"axis {axis.axis} is empty: there is nothing to sample")
     result = x if a.mode == "nearest" else x.astype(accumulator_dtype(dtype).numpy)
     for axis in axes:
         columns, weights = _taps(call, axis)

@@ -10,7 +10,7 @@ import numpy as np
 from dhc_runtime.errors import DhcError
 
 from dhc.ir.dtypes import f32, f64, i64
-from dhc.ir.inference import require_equal, require_rank
+from dhc.ir.inference import require_elements, require_equal, require_rank
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
 from dhc.ir.registry import register
@@ -101,8 +101,8 @@ def _type(call: Call) -> list[TensorType]:
     count = require_equal(call, rois.shape[0], batches.shape[0], "regions")
     if a.height < 1 or a.width < 1 or a.sampling < 0 or a.sampling > MOST_SAMPLES:
         call.fail(f"height {a.height} and width {a.width} are positive, sampling {a.sampling} is 0 to {MOST_SAMPLES}")
-    if 0 in x.shape[2:]:
-        call.fail("the image is empty: there is nothing to sample")
+    for axis in (2, 3):
+        require_elements(call, x.shape[axis], 1, f"axis {axis} of the image")
     return [TensorType(x.dtype, (count, x.shape[1], a.height, a.width))]
 
 

@@ -18,7 +18,7 @@ from dhc.ir.autodiff import region_gradient
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import FLOATS, DType, f32, f64, i64
 from dhc.ir.graph import Graph, Node, Value
-from dhc.ir.inference import require_equal, require_rank
+from dhc.ir.inference import require_elements, require_equal, require_rank
 from dhc.ir.kinds import Index, LoadFn, Map
 from dhc.ir.op import Attr, Call, Cost, OpDef, Operand
 from dhc.ir.ops.matmul import load_as, moved_bytes
@@ -192,8 +192,7 @@ def _type(call: Call) -> list[TensorType]:
         call.fail("cubic interpolation is for 1 or 2 spatial axes", hint="use linear")
     batch = require_equal(call, x.shape[0], grid.shape[0], "batches of operand and grid")
     for axis, size in enumerate(x.shape[2:]):
-        if size == 0 and grid.numel != 0:
-            call.fail(f"spatial axis {axis} is empty: there is nothing to sample")
+        require_elements(call, size, grid.numel, f"spatial axis {axis}")
     return [TensorType(x.dtype, (batch, x.shape[1], *grid.shape[1:-1]))]
 
 

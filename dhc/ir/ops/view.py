@@ -180,11 +180,15 @@ def _slice_type(call: Call) -> list[TensorType]:
             call.fail("a step of 0")
         if isinstance(size, int) and size < 0:
             call.fail(f"axis {axis}: negative size {size}")
-        if not all(isinstance(n, int) for n in (dim, start, size)) or size == 0:
-            continue
         last = start + (size - 1) * step
-        if not (0 <= start < dim and 0 <= last < dim):
-            call.fail(f"axis {axis}: elements {start} to {last} are not all within size {dim}")
+        if all(isinstance(n, int) for n in (dim, start, size)):
+            if size and not (0 <= start < dim and 0 <= last < dim):
+                call.fail(f"axis {axis}: elements {start} to {last} are not all within size {dim}")
+            continue
+        first, end = (start, last) if step > 0 else (last, start)
+        within = f"axis {axis}: the elements taken are within the operand"
+        call.require(symbols.select(size, symbols.minimum(first, 0), 0), 0, within)
+        call.require(symbols.select(size, symbols.maximum(end + 1 - dim, 0), 0), 0, within)
     return [TensorType(x.dtype, a.sizes)]
 
 

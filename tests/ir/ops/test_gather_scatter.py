@@ -90,7 +90,7 @@ def test_indices_out_of_range_fail(index: int) -> None:
 
 def test_shapes_are_checked() -> None:
     x, i = np.zeros((2, 3), np.float32), np.zeros((3, 3), np.int64)
-    with pytest.raises(ShapeError, match="3 indices for size 2"):
+    with pytest.raises(ShapeError, match="no more indices than elements: 3 is more than 2"):
         run_op("gather_elements", x, i, axis=1)
     with pytest.raises(ShapeError, match="do not fit rank 2"):
         run_op("gather_nd", x, i)

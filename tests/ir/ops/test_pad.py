@@ -45,7 +45,7 @@ def test_pad_takes_every_type(dtype: str) -> None:
 def test_impossible_widths() -> None:
     with pytest.raises(ShapeError, match="negative size"):
         run_op("pad", np.zeros(2, np.float32), np.float32(0), low=(-2,), high=(-1,))
-    with pytest.raises(ShapeError, match="nothing to repeat"):
+    with pytest.raises(ShapeError, match=r"which mode .* repeats, is empty"):
         run_op("pad", np.zeros((0,), np.float32), np.float32(0), low=(1,), high=(0,), mode="edge")
 
 

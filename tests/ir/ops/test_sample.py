@@ -62,7 +62,7 @@ def test_positions_in_elements() -> None:
 
 
 def test_nothing_is_sampled_from_an_empty_image() -> None:
-    with pytest.raises(DhcError, match="nothing to sample"):
+    with pytest.raises(DhcError, match="there is nothing to read"):
         run_op("grid_sample", np.zeros((1, 1, 0, 2), np.float32), np.zeros((1, 2, 2, 2), np.float32))
 
 
