@@ -44,7 +44,36 @@ def export_graph(graph: Graph) -> Any:
     model.graph.CopyFrom(writer.proto)
     model.graph.name = graph.name or "main"
     writer.write_inputs(model.graph)
+    drop_unused(model.graph)
     return model
+
+
+def drop_unused(proto: Any) -> None:
+    """Removes nodes and initializers of the main graph that nothing uses: parts of what became one operator."""
+    used = {output.name for output in proto.output}
+    kept = []
+    for node in reversed(proto.node):
+        if used.intersection(node.output):
+            kept.append(node)
+            used.update(_names_used(node))
+    constants = [tensor for tensor in proto.initializer if tensor.name in used]
+    if len(kept) < len(proto.node):
+        nodes = kept[::-1]
+        del proto.node[:]
+        proto.node.extend(nodes)
+    if len(constants) < len(proto.initializer):
+        del proto.initializer[:]
+        proto.initializer.extend(constants)
+
+
+def _names_used(node: Any) -> set[str]:
+    """Operands of a node and whatever its nested graphs mention."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for nested in (attribute.g, *attribute.graphs):
+            names.update(output.name for output in nested.output)
+            names.update(*(_names_used(inner) for inner in nested.node))
+    return names
 
 
 def write_onnx(graph: Graph, path: str | PathLike[str]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from dhc.frontend.onnx.constants import constant_of
 from dhc.frontend.onnx.export.registry import exports
 from dhc.frontend.onnx.export.writer import GraphWriter
 from dhc.frontend.onnx.tensors import to_onnx_dtype
-from dhc.ir.graph import Node
+from dhc.ir.graph import Node, Value
 
 _SAME = {
     "abs": "Abs", "acos": "Acos", "acosh": "Acosh", "add": "Add", "asin": "Asin", "asinh": "Asinh", "atan": "Atan",
@@ -18,7 +21,7 @@ _SAME = {
     "logical_or": "Or", "logical_xor": "Xor", "lt": "Less", "maximum": "Max", "minimum": "Min", "mish": "Mish",
     "mul": "Mul", "neg": "Neg", "pow": "Pow", "relu": "Relu", "round": "Round", "sigmoid": "Sigmoid", "sign": "Sign",
     "sin": "Sin", "sinh": "Sinh", "softplus": "Softplus", "softsign": "Softsign", "sqrt": "Sqrt", "sub": "Sub",
-    "tan": "Tan", "tanh": "Tanh", "where": "Where",
+    "tan": "Tan", "tanh": "Tanh",
 }  # fmt: skip
 
 _WITH_ATTRIBUTES = {
@@ -42,6 +45,31 @@ def _widened(w: GraphWriter, node: Node, op: str, **attributes: Any) -> Any:
         return w.node(op, names, **attributes)
     made = w.node(op, [w.cast(name, wide) for name in names], **attributes)
     return w.cast(made, dtype) if node.result.dtype == dtype else made
+
+
+@exports("where")
+def where(w: GraphWriter, node: Node) -> Any:
+    """Where; ``where(x < 0, slope * x, x)`` is PRelu, for which other tools have a kernel."""
+    condition, scaled, x = node.operands
+    slope = _slope(condition, scaled, x)
+    if slope is not None and w.takes("PRelu", x.dtype):
+        return w.node("PRelu", [w[x], w[slope]])
+    return _widened(w, node, "Where")
+
+
+def _slope(condition: Value, scaled: Value, x: Value) -> Value | None:
+    """What PRelu would multiply `x` with below zero; None where the three are no PRelu."""
+    if condition.producer is None or condition.producer.op.name != "lt":
+        return None
+    left, right = condition.producer.operands
+    zero = constant_of(right)
+    if left is not x or zero is None or np.any(zero) or scaled.type != x.type:
+        return None
+    if scaled.producer is None or scaled.producer.op.name != "mul" or x not in scaled.producer.operands:
+        return None
+    first, second = scaled.producer.operands
+    slope = first if second is x else second
+    return slope if slope.type.rank <= x.type.rank else None
 
 
 @exports(*_WITH_ATTRIBUTES)
