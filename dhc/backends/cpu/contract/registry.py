@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from dhc_runtime.errors import CompileError
 
+from dhc.backends.cpu.contract.channels import emit_channels, pack_channels
+from dhc.backends.cpu.contract.choice import choose
 from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
+from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
 from dhc.backends.cpu.contract.window import emit_window
 from dhc.backends.cpu.contract.window_plan import pack_weights as pack_window
@@ -54,17 +57,29 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target, b: pack_b(spec, target, b) if spec.packed_b else b,
     ),
     Generator(
-        "depthwise",
-        lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec),
-        emit_depthwise,
-        lambda spec, target, weights: weights.reshape(-1),
-    ),
-    Generator(
         "winograd",
         lambda spec, target: isinstance(spec, ConvSpec) and spec.winograd > 0,
         emit_winograd,
         pack_winograd,
         exact=False,
+    ),
+    Generator(
+        "channels",
+        lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "channels",
+        emit_channels,
+        pack_channels,
+    ),
+    Generator(
+        "pointwise",
+        lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "pointwise",
+        emit_pointwise,
+        pack_pointwise,
+    ),
+    Generator(
+        "depthwise",
+        lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec),
+        emit_depthwise,
+        lambda spec, target, weights: weights.reshape(-1),
     ),
     Generator("window", lambda spec, target: isinstance(spec, (ConvSpec, ConvTransposeSpec)), emit_window, pack_window),
 )
@@ -106,7 +121,8 @@ def normalize(spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_si
         output_width = out_size[-1] if out_size and isinstance(out_size[-1], int) else None
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
-        return dataclasses.replace(spec, narrow=narrow)
+        spec = dataclasses.replace(spec, narrow=narrow)
+        return spec if is_depthwise(spec) else choose(spec, target, in_size, out_size)
     return spec
 
 

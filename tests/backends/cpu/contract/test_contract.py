@@ -284,7 +284,7 @@ def windows(draw, transposed):
         else:
             out.append((size + before + after - reach) // s + 1)
     assume(min(out) >= 1)
-    spec = ConvTransposeSpec(**common) if transposed else ConvSpec(**common, narrow=draw(st.booleans()))
+    spec = (ConvTransposeSpec if transposed else ConvSpec)(**common, narrow=draw(st.booleans()))
     return spec, draw(st.sampled_from([0, 1, 1, 2])), spatial, tuple(out)
 
 
@@ -318,6 +318,9 @@ LARGER = [
     (ConvTransposeSpec(40, 24, (2, 2), stride=(2, 2)), (20, 37), (40, 74)),
     (ConvTransposeSpec(9, 5, (4, 4, 4), stride=(2, 2, 2), pad_begin=(1, 1, 1)), (5, 6, 21), (10, 12, 42)),
     (ConvTransposeSpec(600, 13, (3, 3), stride=(2, 2)), (9, 40), (19, 81)),
+    (ConvTransposeSpec(48, 2, (3, 3, 3), stride=(2, 2, 2), pad_begin=(1, 1, 1)), (5, 17, 70), (10, 34, 140)),
+    (ConvTransposeSpec(40, 24, (3, 3), stride=(2, 2), pad_begin=(1, 1), groups=2), (33, 50), (65, 99)),
+    (ConvTransposeSpec(20, 30, (4, 4), stride=(2, 2), pad_begin=(1, 1), narrow=True), (8, 8), (16, 16)),
     (ConvSpec(900, 30, (1, 1), groups=2), (23, 31), (23, 31)),
     (ConvTransposeSpec(1, 1, (16,), stride=(8,)), (300,), (2408,)),
 ]
@@ -391,13 +394,13 @@ def test_layers_of_other_sizes_share_a_kernel():
 def test_normalize_sets_only_what_matters_for_speed():
     described = targets.target("x86-64-v4")
     spec = ConvSpec(128, 128, (3, 3), pad_begin=(1, 1))
-    assert [registry.normalize(spec, described, size, size).narrow for size in ((8, 8), (12, 12), (28, 28), ())] == [
+    assert [registry.normalize(spec, described, size, size).narrow for size in ((200, 8), (200, 12), (28, 28), ())] == [
         True,
         True,
         False,
         False,
     ]
-    for other in (ConvSpec(128, 128, (1, 1)), ConvSpec(128, 128, (3, 3), groups=128), MatmulSpec()):
+    for other in (ConvSpec(128, 128, (3, 3), groups=128), MatmulSpec()):
         assert registry.normalize(other, described, (8, 8), (8, 8)) == other
 
 

@@ -1,0 +1,299 @@
+"""Convolutions on small maps: vectors over output channels, tile rows over output positions.
+
+Maps of 7 x 7 or 14 x 14 do not fill vectors of 16 columns, so here the weights are the vectors: they come packed by
+blocks of output channels, and an input value is broadcast for each position of the tile. A pointwise convolution
+broadcasts from the input as it lies; any other has the values of each tap gathered first, rows of positions without
+gaps. A block of weights is read from memory once for all positions, ahead of its use. A tile's results are transposed
+in registers, and whole rows of a channel are finished and stored at once.
+
+Sums over many channels go block by block, partial sums of all tiles wait in scratch memory. Each result is one sum in
+the order (channel, tap).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dhc.backends.cpu.contract.copying import emit_copy_row
+from dhc.backends.cpu.contract.matmul import transpose_block
+from dhc.backends.cpu.contract.pointwise import is_pointwise
+from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
+from dhc.backends.cpu.contract.tile import TileShape, emit_store, even_share, row_tiles, tile_shape
+from dhc.backends.cpu.contract.window_plan import PARAMS
+from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.target import CpuTarget
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CONSTANTS = (
+    "groups",
+    "in_channels",  # of a group
+    "out_channels",  # of a group
+    "in_place",  # broadcast from the input itself
+    "larger_tiles",  # of positions; the smaller ones have one row fewer
+    "tiles",
+    "block_tiles",
+    "pitch",  # elements between gathered rows
+    "channel_step",  # channels gathered at a time
+    "copy_bytes",
+    "scratch_bytes",
+    *(f"{what}_{axis}" for what in ("kernel", "stride", "dilation", "pad") for axis in "zyx"),
+)
+# Positions that a block has at most: its finished rows wait in the first-level cache.
+_BLOCK_POSITIONS = 256
+# Weights are asked for so many bytes ahead: hardware prefetchers stop at every page.
+_AHEAD = 4096
+
+
+@dataclass(frozen=True)
+class _Plan:
+    shape: TileShape  # rows: positions; vectors: of output channels
+    larger: int  # tiles with all rows
+    tiles: int
+    block_tiles: int
+    pitch: int
+    channel_step: int
+    copy_bytes: int
+    waiting_bytes: int
+
+    @property
+    def scratch_bytes(self) -> int:
+        return self.copy_bytes + self.waiting_bytes
+
+
+def _width(spec: ConvSpec, target: CpuTarget) -> TileShape:
+    shape = tile_shape(target, spec.dtype, spec.positions)
+    tiles = row_tiles(spec.positions, shape.rows)
+    return TileShape(tiles[0][0] if tiles else 1, shape.vectors, shape.lanes)
+
+
+def _blocks(spec: ConvSpec, shape: TileShape) -> int:
+    return -(-(spec.out_channels // spec.groups) // shape.columns)
+
+
+def _make_plan(spec: ConvSpec, target: CpuTarget) -> _Plan:
+    item, shape = ITEM_BYTES[spec.dtype], _width(spec, target)
+    tiles = row_tiles(spec.positions, shape.rows)
+    larger, total = (tiles[0][1], sum(count for _, count in tiles)) if tiles else (0, 0)
+    blocks = -(-total // max(1, _BLOCK_POSITIONS // shape.rows))
+    block_tiles = -(-total // max(blocks, 1)) if total else 1
+    per_line = 64 // item
+    pitch = (-(-(block_tiles * shape.rows + shape.lanes) // per_line) | 1) * per_line
+    ins, taps = spec.in_channels // spec.groups, math.prod(spec.kernel)
+    if is_pointwise(spec):
+        row, budget = spec.positions * item, target.l2_bytes // 2
+    else:
+        row, budget = taps * pitch * item, target.l2_bytes // 4
+    steps = -(-ins // max(1, -(-(ins * row) // budget)))
+    copy_bytes = 64 if is_pointwise(spec) else -(-(steps * taps * pitch * item) // 64) * 64
+    waiting = block_tiles * shape.rows * _blocks(spec, shape) * shape.columns * item if steps < ins else 0
+    return _Plan(shape, larger, total, block_tiles, pitch, max(steps, 1), copy_bytes, waiting)
+
+
+def pack_channels(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Weights as ``[group][block of output channels][channel][tap][channel in block]``, the last block with zeros."""
+    import numpy as np
+
+    shape = _width(spec, target)
+    outs, blocks = spec.out_channels // spec.groups, _blocks(spec, shape)
+    full = weights.reshape(spec.groups, outs, -1)
+    padded = np.zeros((spec.groups, blocks * shape.columns, full.shape[2]), weights.dtype)
+    padded[:, :outs] = full
+    parts = padded.reshape(spec.groups, blocks, shape.columns, -1)
+    return np.ascontiguousarray(parts.transpose(0, 1, 3, 2)).reshape(-1)
+
+
+def _emit_tile(module: Module, rows: int, shape: TileShape, dtype: str, pitch: int) -> Function:
+    """``void tile(a, a_stride, b, steps, waiting, resume, last, to)``: one tile of sums.
+
+    ``sum over s of a[s * a_stride + r] * b[s][j]`` goes on from ``waiting`` with ``resume``, and back there; with
+    ``last`` it goes to ``to[j * pitch + r]``, up to ``lanes - 1`` elements behind each row are overwritten.
+    """
+    item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
+    vector = f"<{lanes} x {element}>"
+    f = module.function(
+        f"tile{rows}",
+        "void",
+        (
+            ("ptr", "a"),
+            ("i64", "a_stride"),
+            ("ptr", "b"),
+            ("i64", "steps"),
+            ("ptr", "waiting"),
+            ("i1", "resume"),
+            ("i1", "last"),
+            ("ptr", "to"),
+        ),
+    )
+    held = [
+        [f.at(f.argument("waiting"), (r * shape.vectors + v) * lanes * item) for v in range(shape.vectors)]
+        for r in range(rows)
+    ]
+    sums = [[f.variable(vector, "zeroinitializer") for _ in row] for row in held]
+    with f.if_(f.argument("resume")):
+        for row, places in zip(sums, held, strict=True):
+            for total, place in zip(row, places, strict=True):
+                total.set(f.load(vector, place, lanes * item))
+    a, b = f.variable("ptr", f.argument("a")), f.variable("ptr", f.argument("b"))
+    with f.loop(0, f.argument("steps")):
+        a_now, b_now = a.get(), b.get()
+        columns = [f.load(vector, f.at(b_now, v * lanes * item), item) for v in range(shape.vectors)]
+        for offset in range(0, shape.columns * item, 64):
+            f.prefetch(f.at(b_now, _AHEAD + offset))
+        for r in range(rows):
+            scalar = f.splat(f.load(element, f.at(a_now, r * item), item), lanes)
+            for v in range(shape.vectors):
+                sums[r][v].set(f.fma(scalar, columns[v], sums[r][v].get()))
+        a.set(f.at(a_now, f.argument("a_stride")))
+        b.set(f.at(b_now, shape.columns * item))
+
+    def transposed() -> None:
+        zero = Value(f, vector, "zeroinitializer")
+        for v in range(shape.vectors):
+            for first in range(0, rows, lanes):
+                some = [sums[r][v].get() if r < rows else zero for r in range(first, first + lanes)]
+                for j, value in enumerate(transpose_block(f, some, lanes)):
+                    f.store(value, f.at(f.argument("to"), ((v * lanes + j) * pitch + first) * item), item)
+
+    def wait() -> None:
+        for row, places in zip(sums, held, strict=True):
+            for total, place in zip(row, places, strict=True):
+                f.store(total.get(), place, lanes * item)
+
+    f.if_else(f.argument("last"), transposed, wait)
+    f.ret()
+    return f
+
+
+def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
+    """Generates the kernel of a convolution with a known number of output positions.
+
+    Buffers: ``input``, ``weight`` (packed by :func:`pack_channels`), [``bias``], [``epilogue0``...], ``out``,
+    ``scratch``. Parameters: as for other convolutions.
+    """
+    module = Module(target, KERNEL)
+    plan = _make_plan(spec, target)
+    item, shape = ITEM_BYTES[spec.dtype], plan.shape
+    lanes, width = shape.lanes, shape.columns
+    finished_pitch = _BLOCK_POSITIONS + shape.rows + lanes + 64 // item
+    counts = [shape.rows, shape.rows - 1][: min(2, shape.rows)]
+    tiles = {rows: _emit_tile(module, rows, shape, spec.dtype, finished_pitch) for rows in counts}
+    x_strides = sorted({1, 2, spec.padded(spec.stride, 1)[2]})
+    copy_row = {stride: _renamed_copy(module, spec.dtype, lanes, stride) for stride in x_strides}
+    buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
+    out_at = buffers.index("out")
+    store = emit_store(
+        module, "store", spec.dtype, lanes, finished_pitch, spec.epilogue,
+        bias="row" if spec.bias else "none", bias_buffer=2,
+        first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
+    )  # fmt: skip
+
+    f = module.kernel(module.name)
+    names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
+    groups, ins, outs = names["groups"], names["in_channels"], names["out_channels"]
+    kernel, stride, dilation, pad = (
+        [names[f"{what}_{axis}"] for axis in "zyx"] for what in ("kernel", "stride", "dilation", "pad")
+    )
+    tid, nthreads = f.argument("tid"), f.argument("nthreads")
+    source, weight = f.pointer_argument(0), f.pointer_argument(1)
+    scratch = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
+    waiting_at = f.at(scratch, names["copy_bytes"])
+    results = f.stack((width * finished_pitch + lanes) * item)
+    in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
+    out_h, out_w = names["out_h"], names["out_w"]
+    size = names["out_d"] * out_h * out_w
+    in_size = in_d * in_h * in_w
+    taps = kernel[0] * kernel[1] * kernel[2]
+    pitch, channel_step, in_place = names["pitch"], names["channel_step"], names["in_place"].equals(1)
+    tile_total, block_tiles = names["tiles"], names["block_tiles"]
+    out_blocks = f.value(f.ceildiv(outs, width))
+    blocks = f.value(f.ceildiv(tile_total, block_tiles))
+    units = names["batch"] * groups * blocks
+    even = (units % nthreads).equals(0) | (units >= nthreads * 8)
+    splits = f.select(even, 1, f.minimum(nthreads, f.maximum(out_blocks, 1)))
+    begin, end = even_share(f, units * splits, tid, nthreads)
+
+    def position(tile: Value) -> Value:
+        """The first position of a tile."""
+        return tile * shape.rows - f.value(f.maximum(0, tile - names["larger_tiles"]))
+
+    with f.loop(begin, end) as unit:
+        block, split = unit // splits, unit % splits
+        first_tile = (block % blocks) * block_tiles
+        last_tile = f.value(f.minimum(tile_total, first_tile + block_tiles))
+        channel_map = block // blocks  # of (image, group)
+        group = channel_map % groups
+        first, last = position(first_tile), position(last_tile)
+        out_begin, out_end = even_share(f, out_blocks, split, splits)
+        group_weight = f.at(weight, group * out_blocks * taps * ins * (width * item))
+        with f.loop(0, f.maximum(ins, 1), channel_step) as channel:
+            channels = f.value(f.minimum(channel_step, ins - channel))
+            from_channel = f.at(source, (channel_map * ins + channel) * in_size * item)
+
+            def gather(
+                first: Value = first, last: Value = last, channels: Value = channels, from_channel: Value = from_channel
+            ) -> None:
+                first_row, last_row = first // out_w, (last - 1) // out_w
+                with f.loop(0, taps) as tap, f.loop(first_row, last_row + 1) as row:
+                    plane, x_tap = tap // kernel[2], tap % kernel[2]
+                    z = (row // out_h) * stride[0] + (plane // kernel[1]) * dilation[0] - pad[0]
+                    y = (row % out_h) * stride[1] + (plane % kernel[1]) * dilation[1] - pad[1]
+                    inside = (z >= 0) & (z < in_d) & (y >= 0) & (y < in_h)
+                    x_first = f.value(f.maximum(first - row * out_w, 0))
+                    x_last = f.value(f.minimum(last - row * out_w, out_w))
+                    arguments: list[Int] = [
+                        f.at(from_channel, f.select(inside, (z * in_h + y) * in_w * item, 0)),
+                        in_size * item,
+                        channels,
+                        x_first * stride[2] + x_tap * dilation[2] - pad[2],
+                        f.select(inside, in_w, 0),
+                        x_last - x_first,
+                        f.at(scratch, (tap * pitch + row * out_w + x_first - first) * item),
+                        taps * pitch * item,
+                    ]
+                    for step in x_strides:
+                        with f.if_(stride[2].equals(step)):
+                            f.call(copy_row[step], arguments)
+
+            f.if_else(in_place, lambda: None, gather)
+            a_base = f.select(in_place, f.at(from_channel, first * item), scratch)
+            a_stride = f.select(in_place, in_size * item, pitch * item)
+            done = channel + channels >= ins
+            with f.loop(out_begin, out_end) as out_block:
+                b = f.at(group_weight, (out_block * ins + channel) * taps * (width * item))
+                waiting_block = out_block * block_tiles * (shape.rows * width * item)
+                with f.loop(first_tile, last_tile) as tile:
+                    offset = position(tile) - first
+                    held = f.at(waiting_at, waiting_block + (tile - first_tile) * (shape.rows * width * item))
+                    arguments: list[Int] = [f.at(a_base, offset * item), a_stride, b, channels * taps, held]
+                    arguments += [channel > 0, done, f.at(results, offset * item)]
+
+                    def run(rows: int, arguments: list[Int] = arguments) -> None:
+                        f.call(tiles[rows], arguments)
+
+                    if len(counts) > 1:
+                        f.if_else(tile < names["larger_tiles"], lambda: run(counts[0]), lambda: run(counts[1]))
+                    else:
+                        run(counts[0])
+                with f.if_(done):
+                    channel_out = group * outs + out_block * width
+                    place = (channel_map * outs + out_block * width) * size + first
+                    rows_left = f.minimum(width, outs - out_block * width)
+                    f.call(
+                        store,
+                        [f.argument("buffers"), results, rows_left, last - first, place, size, channel_out, 0],
+                    )
+    f.ret(0)
+    constants = [spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups]
+    constants += [int(is_pointwise(spec)), plan.larger, plan.tiles, plan.block_tiles, plan.pitch, plan.channel_step]
+    constants += [plan.copy_bytes, plan.scratch_bytes]
+    for values, fill in ((spec.kernel, 1), (spec.stride, 1), (spec.dilation, 1), (spec.pad_begin, 0)):
+        constants += spec.padded(values, fill)
+    return finished(module, target, "channels", buffers, PARAMS, plan.scratch_bytes, constants)
+
+
+def _renamed_copy(module: Module, dtype: str, lanes: int, stride: int) -> Function:
+    return emit_copy_row(module, f"copy_row{stride}", dtype, lanes, stride)

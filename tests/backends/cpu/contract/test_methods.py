@@ -1,0 +1,140 @@
+"""Convolutions by the methods for known sizes (pointwise, channels) against NumPy, and when they are chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dhc.backends.cpu import target as targets
+from dhc.backends.cpu.contract import epilogue as ep
+from dhc.backends.cpu.contract import registry
+from dhc.backends.cpu.contract.spec import ConvSpec
+from dhc.ir.symbols import sym
+from tests.backends.cpu.contract.test_contract import (
+    ALL_TARGETS,
+    EPILOGUES,
+    RUNNABLE,
+    check,
+    conv_case,
+    run,
+    windows,
+)
+
+GELU_LIKE = ep.Chain((ep.LeakyRelu(0.1), ep.Clip(-3, 3), ep.LeakyRelu(0.2), ep.Clip(-1, 2), ep.Relu()))
+
+
+def by(method, spec, out):
+    """The spec with a method set whether it pays or not."""
+    positions = math.prod(out) if method == "channels" else 0
+    return dataclasses.replace(spec, method=method, positions=positions, narrow=False)
+
+
+@settings(max_examples=80)
+@given(case=windows(transposed=False), data=st.data())
+def test_channels(case, data):
+    spec, batch, spatial, out = case
+    target_name = data.draw(st.sampled_from(RUNNABLE))
+    spec = by("channels", spec, out)
+    assert registry.select(spec, targets.target(target_name)).name == "channels"
+    check(spec, target_name, *conv_case(spec, target_name, batch, spatial, out))
+
+
+@settings(max_examples=80)
+@given(
+    groups=st.sampled_from([1, 1, 2, 3]),
+    ins=st.sampled_from([1, 2, 5, 17, 20]),
+    outs=st.sampled_from([1, 2, 5, 11, 12, 13, 30, 49]),
+    batch=st.sampled_from([0, 1, 1, 2]),
+    size=st.one_of(st.tuples(st.integers(1, 70)), st.tuples(st.integers(1, 9), st.integers(1, 40)),
+                   st.sampled_from([(16, 32), (2, 3, 5), (4, 8, 16), (7, 7), (25, 41)])),
+    bias=st.booleans(),
+    dtype=st.sampled_from(["f32", "f32", "f64"]),
+    epilogue=st.sampled_from([*EPILOGUES, GELU_LIKE]),
+    data=st.data(),
+)  # fmt: skip
+def test_pointwise(groups, ins, outs, batch, size, bias, dtype, epilogue, data):
+    ones = (1,) * len(size)
+    spec = ConvSpec(
+        ins * groups, outs * groups, ones, groups=groups, bias=bias, dtype=dtype, epilogue=epilogue, method="pointwise"
+    )
+    target_name = data.draw(st.sampled_from(RUNNABLE))
+    operands, params, expected, magnitude = conv_case(spec, target_name, batch, size, size)
+    if epilogue is GELU_LIKE:
+        plain = dataclasses.replace(spec, method="", epilogue=ep.Epilogue())
+        slow = conv_case(plain, target_name, batch, size, size)
+        expected = run(plain, target_name, slow[0], slow[1], expected.shape).clip(0, 2)
+    check(spec, target_name, operands, params, expected, magnitude)
+
+
+LARGER = [
+    (ConvSpec(300, 150, (1, 1), bias=True, method="pointwise"), (40, 41), (40, 41)),
+    (ConvSpec(40, 200, (1, 1), method="pointwise"), (64, 64), (64, 64)),  # rows a power of two apart
+    (ConvSpec(5000, 14, (1,), method="pointwise"), (70,), (70,)),  # a panel larger than the cache
+    (by("channels", ConvSpec(700, 80, (3, 3), pad_begin=(1, 1), bias=True), (7, 7)), (7, 7), (7, 7)),
+    (by("channels", ConvSpec(90, 100, (3, 3), (2, 2), pad_begin=(1, 1)), (29, 29)), (57, 58), (29, 29)),
+    (by("channels", ConvSpec(3000, 40, (1, 1)), (14, 14)), (14, 14), (14, 14)),
+    (by("channels", ConvSpec(1000, 300, (1, 1), bias=True), (1, 1)), (1, 1), (1, 1)),
+    (by("channels", ConvSpec(64, 70, (1, 1), (3, 3)), (5, 5)), (14, 15), (5, 5)),
+    (by("channels", ConvSpec(12, 60, (3, 3, 3), (1, 2, 1), (2, 1, 2), (2, 1, 2)), (4, 5, 9)), (4, 10, 9), (4, 5, 9)),
+]
+
+
+@pytest.mark.parametrize("target_name", RUNNABLE)
+@pytest.mark.parametrize("case", LARGER, ids=lambda case: case[0].text().split(" bias")[0].replace(" ", "_"))
+def test_many_blocks(case, target_name):
+    spec, spatial, out = case
+    check(spec, target_name, *conv_case(spec, target_name, 2, spatial, out), threads=(1, 3))
+
+
+@pytest.mark.parametrize("target_name", ALL_TARGETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("method", ["pointwise", "channels"])
+def test_every_target_emits_and_verifies(method, dtype, target_name):
+    described = targets.target(target_name)
+    spec = by(method, ConvSpec(70, 64, (1, 1), bias=True, dtype=dtype, epilogue=EPILOGUES[2]), (14, 14))
+    code = registry.emit(spec, described)
+    assert code == registry.emit(spec, described)
+    assert targets.compile_ir(code.ir, described)[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("method", ["pointwise", "channels"])
+def test_layers_of_other_channels_share_a_kernel(method):
+    described = targets.target("x86-64-v4")
+    first, second = (
+        registry.emit(by(method, ConvSpec(*channels, (1, 1), bias=True), (14, 14)), described)
+        for channels in ((70, 240), (512, 960))
+    )
+    assert (first.name, first.ir) == (second.name, second.ir)
+    assert first.constants != second.constants
+
+
+@pytest.mark.parametrize("method", ["pointwise", "channels"])
+def test_tiles_keep_their_sums_in_registers(method):
+    described = targets.target("x86-64-v4")
+    spec = by(method, ConvSpec(64, 240, (1, 1), bias=True, epilogue=ep.Relu()), (14, 14))
+    text = targets.assembly(registry.emit(spec, described).ir, described)
+    products = [line for line in text.splitlines() if "vfmadd" in line]
+    assert sum("%zmm" in line for line in products) >= 24
+    assert not [line for line in products if "(%rsp)" in line]
+
+
+def test_methods_are_chosen_from_the_sizes():
+    described = targets.target("x86-64-v4")
+    n = sym("n")
+
+    def method(spec, size, out=None):
+        return registry.normalize(spec, described, size, out or size).method
+
+    assert method(ConvSpec(64, 64, (1, 1)), (56, 56)) == "pointwise"
+    assert method(ConvSpec(64, 64, (1, 1)), (n, 56)) == "pointwise"
+    assert method(ConvSpec(64, 64, (1, 1)), (n, 56), (n + 1, 56)) == ""
+    assert method(ConvSpec(64, 64, (1, 1)), ()) == ""
+    assert method(ConvSpec(512, 128, (1, 1)), (7, 7)) == "channels"
+    assert method(ConvSpec(512, 128, (1, 1)), (7, 7), (8, 7)) == ""  # a pad behind the last element
+    assert method(ConvSpec(512, 128, (3, 3), (2, 2), pad_begin=(1, 1)), (28, 28), (14, 14)) == "channels"
+    assert method(ConvSpec(512, 8, (3, 3), (2, 2), pad_begin=(1, 1)), (28, 28), (14, 14)) == ""
+    assert method(ConvSpec(64, 64, (3, 3), groups=64, pad_begin=(1, 1)), (7, 7)) == ""
