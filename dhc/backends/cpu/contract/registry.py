@@ -20,6 +20,10 @@ from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
+from dhc.backends.cpu.contract.transposed import emit_transposed
+from dhc.backends.cpu.contract.transposed_plan import is_shared
+from dhc.backends.cpu.contract.transposed_plan import pack_weights as pack_transposed
+from dhc.backends.cpu.contract.transposed_plan import pays as pays_transposed
 from dhc.backends.cpu.contract.window import emit_window
 from dhc.backends.cpu.contract.window_plan import pack_weights as pack_window
 from dhc.backends.cpu.contract.winograd import emit_winograd
@@ -62,6 +66,12 @@ GENERATORS: tuple[Generator, ...] = (
         emit_winograd,
         pack_winograd,
         exact=False,
+    ),
+    Generator(
+        "transposed",
+        lambda spec, target: isinstance(spec, ConvTransposeSpec) and not spec.narrow and is_shared(spec),
+        emit_transposed,
+        pack_transposed,
     ),
     Generator(
         "channels",
@@ -123,6 +133,9 @@ def normalize(spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_si
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
         spec = dataclasses.replace(spec, narrow=narrow)
         return spec if is_depthwise(spec) else choose(spec, target, in_size, out_size)
+    if isinstance(spec, ConvTransposeSpec) and is_shared(spec):
+        width = out_size[-1] if out_size else None
+        return dataclasses.replace(spec, narrow=isinstance(width, int) and not pays_transposed(spec, target, width))
     return spec
 
 
