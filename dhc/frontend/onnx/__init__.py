@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Union
 if TYPE_CHECKING:
     from dhc.ir.graph import Graph
 
-Shapes = Mapping[str, Sequence[Union[int, str]]]
+Shapes = Mapping[str, Union[None, Sequence[Any]]]
 Values = Mapping[str, Any]
 
 
@@ -19,7 +19,8 @@ def load_onnx(model: str | PathLike[str] | bytes, shapes: Shapes | None = None, 
     Args:
         model: path of the file, or its bytes (then without external data).
         shapes: input name -> shape; ints fix sizes, strings name symbolic ones. Inputs not named keep the shapes of
-            the model, whose unknown sizes stay symbolic.
+            the model, whose unknown sizes stay symbolic. A sequence takes a list with the shape of each element and
+            becomes as many inputs, ``x.0``, ``x.1`` and so on; an optional takes a shape, or None when it is missing.
         values: input name -> array; such an input is fixed to the value and no longer an input of the graph. Axes,
             scales and other operands that decide the structure of a graph must be known in this way.
 

@@ -2,24 +2,26 @@
 
 ``prepare(model, device)`` returns an object with ``run(inputs)``. Devices: ``CPU`` (compiled) and ``REFERENCE`` (the
 interpreter). Inputs that decide the structure of a graph (axes, scales, pads that ONNX passes as tensors) become part
-of the compiled model: it is specialised for the values of the first run and again for others.
+of the compiled model: it is specialised for the values of the first run and again for others. So it is for the
+lengths and shapes in sequences and optionals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from onnx.backend.base import Backend, BackendRep
 
-from dhc_runtime.errors import UsageError
+from dhc_runtime.errors import UnsupportedError, UsageError
 
 from dhc.frontend.onnx import load_onnx
+from dhc.frontend.onnx.containers import containers_of, deciding_inputs, tensors_of, value_of
 from dhc.frontend.onnx.context import NeedsValueError
 from dhc.frontend.onnx.tensors import to_array
 
+_CONTAINERS = ("sequence_type", "optional_type")
 DEVICES = {"CPU": "cpu", "REFERENCE": "reference"}
 
 
@@ -32,10 +34,14 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
         compiled: the graph after all passes (None for the interpreter).
     """
 
-    def __init__(self, data: bytes, target: str, names: Sequence[str], options: dict[str, Any]) -> None:
-        self._data = data
+    def __init__(self, model: Any, target: str, options: dict[str, Any]) -> None:
+        self._data = model.SerializeToString()
         self._target = target
-        self._names = list(names)
+        initialized = {t.name for t in model.graph.initializer}
+        inputs = [v for v in model.graph.input if v.name not in initialized]
+        self._names = [v.name for v in inputs]
+        self._containers = [v.name for v in inputs if v.type.WhichOneof("value") in _CONTAINERS]
+        self._outputs = [v.name for v in model.graph.output]
         self._options = options
         self._prepared: dict[Any, tuple[Any, Any, tuple[str, ...]]] = {}
         self._decisive: tuple[str, ...] = ()
@@ -51,36 +57,58 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
         """
         given = dict(inputs) if isinstance(inputs, dict) else dict(zip(self._names, inputs))
         graph, session, fixed = self._specialise(given)
+        containers = containers_of(graph)
+        for name in containers.keys() & given.keys():
+            given.update(tensors_of(containers[name], given[name]))
         feed = {v.name: given[v.name] for v in graph.inputs if v.name in given}
         self.graph, self.fixed = graph, fixed
         if session is None:
-            return tuple(graph.evaluate(**feed))
-        return tuple(session.run(feed).values())
+            found = dict(zip(graph.output_names, graph.evaluate(**feed), strict=True))
+        else:
+            found = session.run(feed)
+        return tuple(value_of(containers.get(name, name), found) for name in self._outputs)
 
     def _specialise(self, given: dict[str, Any]) -> tuple[Any, Any, tuple[str, ...]]:
-        key = tuple((n, given[n].tobytes(), given[n].shape) for n in self._decisive if n in given)
+        # The interpreter holds sequences and optionals as they are.
+        containers = [] if self._target == "reference" else self._containers
+        shapes = {n: _shapes(given[n]) for n in containers if n in given}
+        key = self._key(given, shapes)
         if key in self._prepared:
             return self._prepared[key]
-        fixed = {n: given[n] for n in self._decisive}
+        fixed = {n: given[n] for n in self._decisive if n in given}
         while True:
+            graph = None
             try:
-                graph = load_onnx(self._data, values=fixed)
+                graph = load_onnx(self._data, shapes=shapes, values=fixed)
+                session = None if self._target == "reference" else self._compiled(graph)
                 break
-            except NeedsValueError as error:
-                missing = [n for n in error.inputs if n not in fixed and n in given]
+            except UnsupportedError as error:
+                wanted = error.inputs if isinstance(error, NeedsValueError) else deciding_inputs(graph) if graph else ()
+                missing = [n for n in wanted if n not in fixed and n in given]
                 if not missing:
                     raise
-                fixed.update({n: given[n] for n in missing})
+            fixed.update({n: given[n] for n in missing})
         self._decisive = tuple(sorted(fixed))
-        key = tuple((n, np.asarray(given[n]).tobytes(), np.shape(given[n])) for n in self._decisive)
-        session = None
-        if self._target != "reference":
-            # The driver lies above the frontends; only this interface reaches up to it.
-            artifact = import_module("dhc.compiler").compile(graph, targets=[self._target], **self._options)
-            self.compiled = artifact.graph
-            session = artifact.session()
+        key = self._key(given, shapes)
         self._prepared[key] = (graph, session, self._decisive)
         return self._prepared[key]
+
+    def _compiled(self, graph: Any) -> Any:
+        # The driver lies above the frontends; only this interface reaches up to it.
+        artifact = import_module("dhc.compiler").compile(graph, targets=[self._target], **self._options)
+        self.compiled = artifact.graph
+        return artifact.session()
+
+    def _key(self, given: dict[str, Any], shapes: dict[str, Any]) -> Any:
+        values = ((n, np.asarray(given[n])) for n in self._decisive if n in given)
+        return repr(sorted(shapes.items())), tuple((n, v.tobytes(), v.shape) for n, v in values)
+
+
+def _shapes(value: Any) -> Any:
+    """What `load_onnx` wants to know of a container: the shape of each element, or None."""
+    if value is None:
+        return None
+    return [_shapes(v) for v in value] if isinstance(value, (list, tuple)) else np.shape(value)
 
 
 class DhcBackend(Backend):  # type: ignore[misc]
@@ -110,9 +138,7 @@ class DhcBackend(Backend):  # type: ignore[misc]
         target = DEVICES.get(device.split(":")[0].upper())
         if target is None:
             raise UsageError(f"there is no device {device!r}", hint=f"devices are {', '.join(DEVICES)}")
-        initialized = {t.name for t in model.graph.initializer}
-        names = [v.name for v in model.graph.input if v.name not in initialized]
-        return DhcBackendRep(model.SerializeToString(), target, names, kwargs)
+        return DhcBackendRep(model, target, kwargs)
 
     @classmethod
     def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 from dhc_runtime.errors import ModelError, UnsupportedError
 
 from dhc.frontend.onnx.constants import constant_of, evaluate_constant, inputs_behind
+from dhc.frontend.onnx.containers import put_together, take_apart
 from dhc.ir import symbols
 from dhc.ir.builder import Builder
 from dhc.ir.dtypes import DType, i64
@@ -49,18 +50,28 @@ class Known:
         return self.array.astype(self.dtype.numpy)
 
 
+def known_array(found: Value | Known | np.ndarray) -> np.ndarray | None:
+    """What a name stands for as an array when it is known at import, else None."""
+    if isinstance(found, np.ndarray):
+        return found
+    if isinstance(found, Known):
+        return found.numpy() if found.is_static else None
+    return evaluate_constant(found)
+
+
 class Scope:
     """Names of one ONNX graph and what they stand for.
 
     A nested graph looks names up in the graphs around it; a value found there becomes an input of the nested graph
-    and is noted in `captures`. Constants are repeated inside instead.
+    and is noted in `captures`. Constants are repeated inside instead, and of containers that are written out the
+    elements are captured.
     """
 
     def __init__(self, graph: Graph, parent: Scope | None = None) -> None:
         self.graph = graph
         self.parent = parent
         self.names: dict[str, Value | Known | np.ndarray] = {}
-        self.captures: dict[str, Value] = {}
+        self.captures: dict[str, Value] = {}  # name of the input of this graph -> the value around it
 
     def find(self, name: str) -> Value | Known | np.ndarray | None:
         """What a name stands for: a value, known dims, or a constant array not yet made a node."""
@@ -76,10 +87,29 @@ class Scope:
             return array
         if outer.graph is self.graph:
             return outer
-        if name not in self.captures:
-            self.captures[name] = outer
-            self.names[name] = self.graph.add_input(name, outer.type)
+        self.names[name] = self._captured(name, outer)
         return self.names[name]
+
+    def _captured(self, name: str, outer: Value) -> Value:
+        found = None if isinstance(outer.type, TensorType) else take_apart(outer)
+        if found is None:
+            return self._capture(name, outer)
+        layout, leaves = found
+        inner = [self._capture(f"{name}.{i}", leaf) for i, leaf in enumerate(leaves)]
+        return put_together(Builder(self.graph, outer.location), layout, iter(inner))
+
+    def _capture(self, name: str, outer: Value) -> Value:
+        array = constant_of(outer)
+        if array is not None:
+            made: Value = Builder(self.graph, outer.location).constant(array, outer.dtype, name=name)
+            return made
+        for value in self.graph.inputs:
+            if self.captures.get(value.name) is outer:
+                return value  # known by several names
+        while any(v.name == name for v in self.graph.inputs):
+            name += "_"
+        self.captures[name] = outer
+        return self.graph.add_input(name, outer.type)
 
 
 _KINDS = {float: 1, int: 2, str: 3}
@@ -187,12 +217,7 @@ class NodeContext:
 
     def const(self, index: int) -> np.ndarray | None:
         """Input `index` as an array when it is known at import, else None."""
-        found = self.raw(index)
-        if isinstance(found, np.ndarray):
-            return found
-        if isinstance(found, Known):
-            return found.numpy() if found.is_static else None
-        return evaluate_constant(found)
+        return known_array(self.raw(index))
 
     def require_const(self, index: int, what: str) -> np.ndarray:
         """Input `index`, which must be known at import.

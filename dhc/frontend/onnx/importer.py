@@ -11,6 +11,7 @@ import numpy as np
 
 from dhc_runtime.errors import DhcError, ModelError, ResourceError, ShapeError, UnsupportedError, UsageError
 
+from dhc.frontend.onnx.containers import add_container_input, add_container_output
 from dhc.frontend.onnx.context import Known, NodeContext, Scope
 from dhc.frontend.onnx.functions import (
     function_opsets,
@@ -24,6 +25,7 @@ from dhc.frontend.onnx.reader import nested_graphs
 from dhc.frontend.onnx.shape_math import fold_shapes
 from dhc.frontend.onnx.tensors import from_onnx_dtype, to_array
 from dhc.ir import symbols
+from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph, Value
 from dhc.ir.location import Location
 from dhc.ir.symbols import Dim, SymExpr
@@ -35,7 +37,7 @@ NODE_BUDGET = 20_000
 
 def import_model(
     model: Any,
-    shapes: Mapping[str, Sequence[int | str]],
+    shapes: Mapping[str, Any],
     source: str = "model",
     folder: Path | None = None,
     values: Mapping[str, Any] | None = None,
@@ -116,7 +118,7 @@ class Importer:
         name = node.name or (node.output[0] if node.output else "")
         return Location(source=self.source, node=name, op=node.op_type)
 
-    def run(self, shapes: Mapping[str, Sequence[int | str]], values: Mapping[str, Any]) -> Graph:
+    def run(self, shapes: Mapping[str, Any], values: Mapping[str, Any]) -> Graph:
         """Imports the main graph."""
         proto = self.model.graph
         graph = Graph(_symbol(proto.name) or "main")
@@ -136,7 +138,14 @@ class Importer:
                 continue  # before IR version 4 initializers are listed as inputs too
             if info.name in scope.names:
                 raise ModelError(f"input {info.name!r} is defined twice", where=self.source)
-            type_ = self._input_type(info, graph, shapes.get(info.name))
+            type_ = self.convert_type(info.type, graph, info.name)
+            if info.name in shapes and not isinstance(type_, TensorType):
+                b = Builder(graph, Location(source=self.source, node=info.name, op="input"))
+                given = shapes[info.name]
+                scope.names[info.name] = add_container_input(b, info.name, type_, given, self.source)
+                continue
+            if info.name in shapes:
+                type_ = self._given_type(info, type_, shapes[info.name])
             if info.name in values:
                 scope.names[info.name] = self._fixed_input(info.name, type_, values[info.name])
             else:
@@ -266,12 +275,7 @@ class Importer:
                 raise ModelError(f"sparse initializer {name!r} is unnamed or defined twice", where=self.source)
             scope.names[name] = to_dense(sparse, self.folder)
 
-    def _input_type(self, info: Any, graph: Graph, given: Sequence[int | str] | None) -> Type:
-        type_ = self.convert_type(info.type, graph, info.name)
-        if given is None:
-            return type_
-        if not isinstance(type_, TensorType):
-            raise UsageError(f"input {info.name!r} is {type_}: it takes no shape", where=self.source)
+    def _given_type(self, info: Any, type_: TensorType, given: Sequence[int | str]) -> TensorType:
         dims = tuple(symbols.parse_dim(d) if isinstance(d, str) else int(d) for d in given)
         declared = info.type.tensor_type.HasField("shape")
         if declared and len(dims) != type_.rank:
@@ -335,6 +339,10 @@ class Importer:
             if not isinstance(found, Value):
                 context = NodeContext(_Nameless, scope, 1, Location(self.source, node=info.name), self.folder, self)
                 found = context.materialize(found, info.name)
+            if scope.parent is None and add_container_output(
+                scope.graph, info.name, found, [i.name for i in proto.output]
+            ):
+                continue
             scope.graph.output(found, names=(info.name,))
 
 

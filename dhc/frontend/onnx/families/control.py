@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dhc.frontend.onnx.context import NodeContext, Scope
+import numpy as np
+
+from dhc.frontend.onnx.containers import TENSOR, Layout, put_together, take_apart
+from dhc.frontend.onnx.context import NodeContext, Scope, known_array
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir import symbols
 from dhc.ir.dtypes import boolean, i64
@@ -18,6 +21,9 @@ MAX_CHANGING_DEPTH = 6
 """Each loop whose sizes change is imported at least twice, with all loops inside: work that doubles with depth."""
 MAX_UNROLLED_BATCH = 64
 """Scans of opset 8 are written out once for each batch element, up to this many."""
+MAX_UNROLLED_LOOP = 256
+"""Loops that carry sequences are written out when they run at most this often."""
+MAX_UNROLLED_NODES = 4096
 
 
 def import_body(n: NodeContext, proto: Any, name: str, types: list[Any]) -> tuple[Graph, Scope]:
@@ -50,14 +56,13 @@ def _with_captures(graph: Graph, scope: Scope, captured: dict[Value, str]) -> Gr
     """The same body taking exactly `captured`, in that order."""
     from dhc.ir.graph import copy_node
 
-    own = {value: scope.names[name] for name, value in scope.captures.items()}
+    own = {scope.captures[v.name]: v for v in graph.inputs if v.name in scope.captures}
     rebuilt = Graph(graph.name, parent=graph.parent)
     mapping: dict[Value, Value] = {}
     for value, name in captured.items():
         made = rebuilt.add_input(name, value.type)
-        inner = own.get(value)
-        if isinstance(inner, Value):
-            mapping[inner] = made
+        if value in own:
+            mapping[own[value]] = made
     for node in graph:
         copy_node(node, rebuilt, mapping)
     rebuilt.output(*(mapping[v] for v in graph.outputs), names=graph.output_names)
@@ -69,11 +74,13 @@ def conditional(n: NodeContext) -> Any:
     """One of two graphs runs; when the condition is known at import, only that one is imported."""
     known = n.const(0)
     if known is not None:
-        return _chosen(n, n.require_attr("then_branch" if bool(known.reshape(-1)[0]) else "else_branch"))
+        chosen = n.require_attr("then_branch" if bool(known.reshape(-1)[0]) else "else_branch")
+        return imported_inline(n, chosen, Scope(n.scope.graph, n.scope))
     condition = n.value(0)
     if condition.type.rank:
         condition = n.b.reshape(condition, shape=())
     bodies = [import_body(n, n.require_attr(f"{name}_branch"), name, []) for name in ("then", "else")]
+    layouts = _return_tensors([graph for graph, _ in bodies])
     captures = align_captures(bodies)
     regions = [graph for graph, _ in bodies]
     for a, b in zip(regions[0].outputs, regions[1].outputs):
@@ -81,19 +88,50 @@ def conditional(n: NodeContext) -> Any:
             n.needs(0, "the branches give tensors of different rank")
     count = if_symbols([v.type for v in captures], regions[0], regions[1])
     attrs = {"symbols": _fresh_symbols(n, count)}
-    return n.b.call("if", condition, *captures, attrs=attrs, regions=regions)
+    found = n.b.call("if", condition, *captures, attrs=attrs, regions=regions)
+    leaves = iter(found if isinstance(found, tuple) else (found,))
+    return [put_together(n.b, layout, leaves) for layout in layouts]
 
 
-def _chosen(n: NodeContext, proto: Any) -> list[Any]:
-    """The nodes of a nested graph without inputs, in the graph around it."""
-    scope = Scope(n.scope.graph, n.scope)
+def _return_tensors(branches: list[Graph]) -> list[Layout]:
+    """Makes branches return the tensors of containers that both write out in the same way; how they make these up."""
+    layouts: list[Layout] = []
+    leaves: list[list[Value]] = [[] for _ in branches]
+    for values in zip(*(graph.outputs for graph in branches)):
+        found = [take_apart(value) for value in values]
+        first = found[0]
+        same = first is not None and all(
+            other is not None and other[0] == first[0] and _same_ranks(first[1], other[1]) for other in found
+        )
+        for own, value, inner in zip(leaves, values, found):
+            own.extend(inner[1] if same and inner is not None else [value])
+        layouts.append(first[0] if same and first is not None else TENSOR)
+    if any(layout != TENSOR for layout in layouts):
+        for graph, own in zip(branches, leaves):
+            graph.clear_outputs()
+            graph.output(*own)
+    return layouts
+
+
+def _same_ranks(ones: list[Value], others: list[Value]) -> bool:
+    return all(a.type.rank == b.type.rank and a.dtype == b.dtype for a, b in zip(ones, others, strict=True))
+
+
+def imported_inline(n: NodeContext, proto: Any, scope: Scope) -> list[Any]:
+    """The nodes of a nested graph in the graph around it, and what its outputs stand for.
+
+    Args:
+        n: the node that holds the nested graph.
+        proto: the nested graph.
+        scope: for its names; knows its inputs.
+    """
     n.importer.import_initializers(proto, scope)
     n.importer.import_nodes(proto, scope)
     results = []
     for info in proto.output:
         found = scope.find(info.name)
         if found is None:
-            n.invalid(f"output {info.name!r} of the branch is not defined")
+            n.invalid(f"output {info.name!r} of the {proto.name or 'nested graph'} is not defined")
         results.append(found)
     return results
 
@@ -106,12 +144,15 @@ def _fresh_symbols(n: NodeContext, count: int) -> tuple[str, ...]:
 def loop(n: NodeContext) -> Any:
     """Carried values, a trip count, a condition, stacked outputs."""
     body = n.require_attr("body")
+    if len(body.input) != len(n) or len(body.output) < len(n) - 1:
+        n.invalid(f"the body has {len(body.input)} inputs and {len(body.output)} outputs for {len(n) - 2} values")
+    unrolled = _unrolled(n, body)
+    if unrolled is not None:
+        return unrolled
     trip = n.value(0) if n.has(0) else n.b.constant(2**62, i64)
     condition = n.value(1) if n.has(1) else n.b.constant(True, boolean)
     trip, condition = (v if v.type.rank == 0 else n.b.reshape(v, shape=()) for v in (trip, condition))
     carried = [n.value(i) for i in range(2, len(n))]
-    if len(body.input) != 2 + len(carried) or len(body.output) < 1 + len(carried):
-        n.invalid(f"the body has {len(body.input)} inputs and {len(body.output)} outputs for {len(carried)} values")
     types = [v.type for v in carried]
     general: set[str] = set()
     for _ in range(8):
@@ -129,6 +170,47 @@ def loop(n: NodeContext) -> Any:
     operands = [trip, condition, *carried, *captures]
     names = _fresh_symbols(n, loop_symbols([v.type for v in operands], graph, len(carried)))
     return n.b.call("loop", *operands, attrs={"carried": len(carried), "symbols": names}, regions=[graph])
+
+
+def _unrolled(n: NodeContext, body: Any) -> list[Any] | None:
+    """The iterations of a loop that carries containers, one after the other; None for any other loop.
+
+    Containers, the number of iterations and when they end must be known; then nothing but tensors is left.
+    """
+    carried: list[Any] = [n.raw(i) for i in range(2, len(n))]
+    if all(not isinstance(v, Value) or isinstance(v.type, TensorType) for v in carried):
+        return None
+    count = n.const(0) if n.has(0) else np.array(MAX_UNROLLED_LOOP + 1)
+    goes_on = n.const(1) if n.has(1) else np.array(True)
+    if count is None or goes_on is None or count.size != 1 or goes_on.size != 1:
+        return None
+    trips = int(count.reshape(-1)[0]) if goes_on.reshape(-1)[0] else 0
+    stacked: list[list[Value]] = [[] for _ in body.output[1 + len(carried) :]]
+    if trips < 1:
+        return None if stacked else carried
+    if min(trips, MAX_UNROLLED_LOOP) * len(body.node) > MAX_UNROLLED_NODES:
+        return None
+    graph = n.scope.graph
+    before = graph.nodes
+    for number in range(min(trips, MAX_UNROLLED_LOOP)):
+        scope = Scope(graph, n.scope)
+        inputs = [np.array(number, np.int64), np.array(True), *carried]
+        scope.names.update((info.name, found) for info, found in zip(body.input, inputs))
+        more, *results = imported_inline(n, body, scope)
+        decided = known_array(more)
+        carried = results[: len(carried)]
+        if decided is None or any(isinstance(v, Value) and take_apart(v) is None for v in carried):
+            break
+        for own, found in zip(stacked, results[len(carried) :], strict=True):
+            value = found if isinstance(found, Value) else n.materialize(found)
+            own.append(n.b.reshape(value, shape=(1, *value.shape)))
+        if not decided.reshape(-1)[0] or number == trips - 1:
+            return [*carried, *(n.b.concat(*own, axis=0) for own in stacked)]
+    kept = set(before)
+    for node in reversed(graph):
+        if node not in kept:
+            node.erase()
+    return None
 
 
 def _depth(scope: Scope) -> int:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from dhc.frontend.onnx.containers import MAX_PARTS, parts_of
 from dhc.frontend.onnx.context import NodeContext, Scope
+from dhc.frontend.onnx.families.control import imported_inline
 from dhc.frontend.onnx.functions import inline_function, schema_function
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
@@ -18,9 +20,6 @@ from dhc.ir.dtypes import boolean, i64
 from dhc.ir.graph import Value
 from dhc.ir.ops.sequence import open_sizes
 from dhc.ir.types import LooseTensorType, OptionalType, SequenceType, Type
-
-MAX_PARTS = 1024
-"""Sequences with more elements are not followed at import."""
 
 
 def _sequence(n: NodeContext, index: int = 0) -> Value:
@@ -51,14 +50,6 @@ def _require_rank(n: NodeContext, element: Type) -> None:
         )
 
 
-def _parts(sequence: Value) -> list[Value] | None:
-    """The elements of a sequence that is written out in its graph; None for any other."""
-    producer = sequence.producer
-    if producer is None or producer.op.name not in ("sequence_construct", "sequence_empty"):
-        return None
-    return list(producer.operands)
-
-
 def _known_place(n: NodeContext, index: int, length: int, default: int) -> int | None:
     """A position from 0 on, up to and including `length`, when it is known; None when it is not or is out of range."""
     place = default
@@ -87,7 +78,7 @@ def sequence_construct(n: NodeContext) -> Value:
 def sequence_insert(n: NodeContext) -> Value:
     """A tensor before a position or at the end."""
     sequence, value = _sequence(n), n.value(1)
-    parts = _parts(sequence)
+    parts = parts_of(sequence)
     if parts is not None and len(parts) < MAX_PARTS:
         place = _known_place(n, 2, len(parts), len(parts))
         if place is not None:
@@ -99,11 +90,12 @@ def sequence_insert(n: NodeContext) -> Value:
 def sequence_erase(n: NodeContext) -> Value:
     """All but one element."""
     sequence = _sequence(n)
-    parts = _parts(sequence)
-    if parts is not None and len(parts) > 1:
+    parts = parts_of(sequence)
+    if parts:
         place = _known_place(n, 1, len(parts), len(parts) - 1)
         if place is not None and place < len(parts):
-            return n.b.sequence_construct(*parts[:place], *parts[place + 1 :])
+            left = [*parts[:place], *parts[place + 1 :]]
+            return n.b.sequence_construct(*left) if left else n.b.sequence_empty(dtype=parts[0].dtype)
     return n.b.sequence_erase(sequence, *_position(n, 1))
 
 
@@ -111,10 +103,13 @@ def sequence_erase(n: NodeContext) -> Value:
 def sequence_at(n: NodeContext) -> Value:
     """One element."""
     sequence = _sequence(n)
-    parts = _parts(sequence)
+    parts = parts_of(sequence)
     place = None if parts is None else _known_place(n, 1, len(parts), 0)
     if parts is not None and place is not None and place < len(parts):
         return parts[place]
+    if parts and all(part.type == parts[0].type and part.dtype.kind != "s" for part in parts):
+        rows = n.b.concat(*(n.b.reshape(part, shape=(1, *part.shape)) for part in parts), axis=0)
+        return n.b.gather(rows, *_position(n, 1), axis=0)
     n.raw(1)
     element = sequence.type.element
     _require_rank(n, element)
@@ -125,14 +120,14 @@ def sequence_at(n: NodeContext) -> Value:
 def sequence_length(n: NodeContext) -> Value:
     """How many elements there are."""
     sequence = _sequence(n)
-    parts = _parts(sequence)
+    parts = parts_of(sequence)
     return n.b.sequence_length(sequence) if parts is None else n.b.constant(len(parts), i64)
 
 
 @onnx_op("SequenceMap", since=17)
 def sequence_map(n: NodeContext) -> Any:
     """A graph applied to every element: written out for known elements, else the loop by which ONNX defines it."""
-    parts = [_parts(n.value(i)) if isinstance(n.value(i).type, SequenceType) else None for i in range(len(n))]
+    parts = [parts_of(n.value(i)) if isinstance(n.value(i).type, SequenceType) else None for i in range(len(n))]
     length = None if not parts or parts[0] is None else len(parts[0])
     if not length or length > MAX_PARTS:
         return _map_by_loop(n)
@@ -148,12 +143,7 @@ def sequence_map(n: NodeContext) -> Any:
             if own is None and isinstance(n.value(index).type, SequenceType):
                 return _map_by_loop(n)
             scope.names[info.name] = n.value(index) if own is None else own[number]
-        n.importer.import_initializers(body, scope)
-        n.importer.import_nodes(body, scope)
-        for result, info in zip(results, body.output):
-            found = scope.find(info.name)
-            if found is None:
-                n.invalid(f"output {info.name!r} of the body is not defined")
+        for result, found in zip(results, imported_inline(n, body, scope), strict=True):
             result.append(found if isinstance(found, Value) else n.materialize(found))
     return [n.b.sequence_construct(*result) for result in results]
 
@@ -199,7 +189,7 @@ def split_to_sequence(n: NodeContext) -> Value:
 def concat_from_sequence(n: NodeContext) -> Value:
     """The elements joined."""
     sequence = _sequence(n)
-    parts = _parts(sequence)
+    parts = parts_of(sequence)
     new_axis = bool(n.attr("new_axis", 0))
     if parts:
         axis = n.axis(n.require_attr("axis"), parts[0].type.rank + int(new_axis))
