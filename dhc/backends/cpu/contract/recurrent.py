@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from dhc_runtime.errors import UsageError
 
-from dhc.backends.cpu.contract.epilogue import EpilogueContext
+from dhc.backends.cpu.contract.activations import one_plus_exp_of_minus, tanh, tanh_parts
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, finished
 from dhc.backends.cpu.contract.tile import even_share, load_lanes, store_lanes
 from dhc.backends.cpu.llvm.builder import Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
-from dhc.backends.cpu.vector_writer import VectorWriter
-from dhc.ir import scalar as s
-from dhc.ir.dtypes import f32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +30,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 """Gates in the order in which they are packed: i, o, f, c; z, r, h; the state itself."""
 PARAMS = ("steps", "batch", "hidden", "directions", "reverse")
 _ITEM = 4
+_AHEAD = 6  # steps of weights that are prefetched: what arrives while a vector of units is finished
 
 
 @dataclass(frozen=True)
@@ -181,10 +179,13 @@ def _emit_sequence(module: Module, spec: RecurrentSpec, rows: int, buffers: list
         row = directions * blocks * (block * _ITEM)
         projected = f.at(pointers["projected"], (t * batch + n) * row + direction * blocks * (block * _ITEM))
         to = output(t)
+        # Every other step goes through the weights backward: what was read last is still in the first-level cache.
+        flip = step % 2
         done = f.variable("i64", 0)
         for count in widths:
             with f.while_(lambda count=count: done.get() + count <= blocks):  # type: ignore[misc]
-                f.call(units[count], [projected, row, weights, inner, before.get(), cell, to, hidden, done.get()])
+                block = f.select(flip.equals(1), blocks - done.get() - count, done.get())
+                f.call(units[count], [projected, row, weights, inner, before.get(), cell, to, hidden, block, flip])
                 done.set(done.get() + count)
         before.set(to)
     _copy(f, before.get(), f.at(pointers["h"], state), hidden * rows)
@@ -193,7 +194,7 @@ def _emit_sequence(module: Module, spec: RecurrentSpec, rows: int, buffers: list
 
 
 def _emit_units(module: Module, spec: RecurrentSpec, rows: int, count: int) -> Function:
-    """``void units(projected, row, weights, inner, before, cell, out, hidden, block)``: a step of ``count`` blocks."""
+    """``void units(projected, row, weights, inner, before, cell, out, hidden, block, flip)``: a step of some blocks."""
     lanes, gates = module.target.lanes("f32"), spec.gates
     vector, size = f"<{lanes} x float>", lanes * _ITEM
     f = module.function(
@@ -201,7 +202,7 @@ def _emit_units(module: Module, spec: RecurrentSpec, rows: int, count: int) -> F
         "void",
         (
             *(("ptr", "projected"), ("i64", "row"), ("ptr", "weights"), ("ptr", "inner"), ("ptr", "before")),
-            *(("ptr", "cell"), ("ptr", "out"), ("i64", "hidden"), ("i64", "block")),
+            *(("ptr", "cell"), ("ptr", "out"), ("i64", "hidden"), ("i64", "block"), ("i64", "flip")),
         ),
     )
     hidden, block = f.argument("hidden"), f.argument("block")
@@ -221,27 +222,42 @@ def _emit_units(module: Module, spec: RecurrentSpec, rows: int, count: int) -> F
         [[f.variable(vector, start(r, u, gate)) for gate in range(gates)] for u in range(count)] for r in range(rows)
     ]
     panel = hidden * (gates * size)
-    panels = [f.at(f.argument("weights"), panel * (block + u)) for u in range(count)]
+    flipped = f.argument("flip").equals(1)
+    first = f.select(flipped, hidden - 1, 0)
+    step, state_step = f.select(flipped, -gates * size, gates * size), f.select(flipped, -_ITEM, _ITEM)
+    starts = [f.at(f.argument("weights"), panel * (block + u) + first * (gates * size)) for u in range(count)]
+    panels = [f.variable("ptr", start) for start in starts]
+    states = [f.variable("ptr", f.at(before, stride * r + first * _ITEM)) for r in range(rows)]
 
-    def accumulate(k: Value) -> None:
-        columns = [
-            [f.load(vector, f.at(panels[u], k * (gates * size) + gate * size), size) for gate in range(gates)]
-            for u in range(count)
-        ]
+    def accumulate() -> None:
+        now = [pointer.get() for pointer in panels]
+        columns = [[f.load(vector, f.at(now[u], gate * size), size) for gate in range(gates)] for u in range(count)]
         for r in range(rows):
-            scalar = f.splat(f.load("float", f.at(before, stride * r + k * _ITEM), _ITEM), lanes)
+            state = states[r].get()
+            scalar = f.splat(f.load("float", state, _ITEM), lanes)
             for u in range(count):
                 for gate in range(gates):
                     held = sums[r][u][gate]
                     held.set(f.fma(scalar, columns[u][gate], held.get()))
+            states[r].set(f.at(state, state_step))
+        for pointer, at in zip(panels, now, strict=True):
+            pointer.set(f.at(at, step))
 
     unrolled = 2
-    whole = (hidden // unrolled) * unrolled
-    with f.loop(0, whole, unrolled) as k:
-        for i in range(unrolled):
-            accumulate(k + i)
-    with f.loop(whole, hidden) as k:
-        accumulate(k)
+    whole = hidden // unrolled
+    with f.loop(0, whole):
+        for _ in range(unrolled):
+            accumulate()
+    with f.loop(whole * unrolled, hidden):
+        accumulate()
+
+    # The weights of the next blocks come near while this block's activations are computed.
+    ahead = f.select(flipped, panel * -count, panel * count)
+    for start in starts:
+        following = f.at(start, ahead)
+        for k in range(_AHEAD):
+            for line in range(0, gates * size, 64):
+                f.prefetch(f.at(f.at(following, step * k), line))
 
     for r in range(rows):
         for u in range(count):
@@ -257,44 +273,33 @@ def _finish(
     f: Function, spec: RecurrentSpec, sums: list[Value], third: Callable[[], Value], at: Value, left: Value
 ) -> None:
     """Activations and new states of one vector of units at byte ``at`` of their row."""
-    lanes = f.module.target.lanes("f32")
-    vector = f"<{lanes} x float>"
-
-    def operand(i: int) -> Value:
-        raise AssertionError("expressions of gates have no further operands")
-
-    context = EpilogueContext(f, "f32", lanes, vector, operand)
+    vector = f"<{f.module.target.lanes('f32')} x float>"
 
     def old(name: str) -> Value:
         return load_lanes(f, vector, f.at(f.argument(name), at), left, _ITEM)
 
-    names = {f"gate{i}": value for i, value in enumerate(sums)}
-    if spec.has_cell:
-        names["c"] = old("cell")
-    if spec.has_inner_bias:
-        names |= {"x": third(), "h": old("before")}
-    writer = VectorWriter(context, names)
-
-    def var(name: str) -> s.ScalarExpr:
-        return s.Var(name, f32)
-
-    def sigmoid(x: s.ScalarExpr) -> s.ScalarExpr:
-        return 1.0 / (s.unary("exp", -x) + 1.0)
-
-    def tanh(x: s.ScalarExpr) -> s.ScalarExpr:
-        return s.unary("tanh", x)
+    def mul(x: Value, y: Value) -> Value:
+        return f.binary("fmul", x, y)
 
     if spec.has_cell:
-        cell = sigmoid(var("gate2")) * var("c") + sigmoid(var("gate0")) * tanh(var("gate3"))
-        names["new_c"] = writer.write(cell)
-        store_lanes(f, names["new_c"], f.at(f.argument("cell"), at), left, _ITEM)
-        result = sigmoid(var("gate1")) * tanh(var("new_c"))
+        # sigmoid(f) c + sigmoid(i) tanh(g) and sigmoid(o) tanh(c), with one division for each product.
+        i, o, forget, g = sums
+        part, whole = tanh_parts(f, g)
+        taken = f.binary("fdiv", part, mul(whole, one_plus_exp_of_minus(f, i)))
+        kept = f.binary("fdiv", old("cell"), one_plus_exp_of_minus(f, forget))
+        cell = f.binary("fadd", kept, taken)
+        store_lanes(f, cell, f.at(f.argument("cell"), at), left, _ITEM)
+        part, whole = tanh_parts(f, cell)
+        result = f.binary("fdiv", part, mul(whole, one_plus_exp_of_minus(f, o)))
     elif spec.has_inner_bias:
-        names["z"] = writer.write(sigmoid(var("gate0")))
-        result = tanh(var("x") + sigmoid(var("gate1")) * var("gate2"))
-        result = (1.0 - var("z")) * result + var("z") * var("h")
+        one = f.constant(1.0, vector)
+        z = f.binary("fdiv", one, one_plus_exp_of_minus(f, sums[0]))
+        reset = f.binary("fdiv", sums[2], one_plus_exp_of_minus(f, sums[1]))
+        candidate = tanh(f, f.binary("fadd", third(), reset))
+        result = f.binary("fadd", mul(f.binary("fsub", one, z), candidate), mul(z, old("before")))
     elif spec.cell == "rnn_relu":
-        result = s.maximum(var("gate0"), 0.0)
+        zero = f.constant(0.0, vector)
+        result = f.select(f.compare("olt", sums[0], zero), zero, sums[0])
     else:
-        result = tanh(var("gate0"))
-    store_lanes(f, writer.write(result), f.at(f.argument("out"), at), left, _ITEM)
+        result = tanh(f, sums[0])
+    store_lanes(f, result, f.at(f.argument("out"), at), left, _ITEM)

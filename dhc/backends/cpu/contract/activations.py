@@ -1,0 +1,86 @@
+"""exp, the logistic function and tanh on f32 vectors with fused multiply-adds, for kernels that spend their time there.
+
+The definitions of `dhc.backends.loop.elementary` give the same bits on every device and keep denormal results; these
+take about half the instructions. Errors are below 2 units in the last place for exp and below 6 for the others; NaN
+stays NaN. The coefficients are weighted minimax fits (Lawson's iteration).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dhc.backends.cpu.llvm.builder import Function, Value
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits
+_EXP = (0.4999999403953552, 0.1666651964187622, 0.041668396443128586, 0.008368796668946743, 0.0013814433477818966)
+_LOWEST, _HIGHEST = -86.6, 88.3
+_TANH_P = (
+    *(1.0, 0.1308315396308899, 0.0031029984820634127, 1.1144227755721658e-05),
+    *(-2.0183856364042185e-08, 5.257727586638339e-11, -8.435918250841029e-14),
+)
+_TANH_Q = (1.0, 0.4641648232936859, 0.02449136972427368, 0.00025447472580708563)
+_TANH_BOUND = 9.0
+
+
+def bounded(f: Function, x: Value, low: float, high: float) -> Value:
+    """``x`` within two bounds; NaN stays NaN."""
+    least, most = f.constant(low, x.type), f.constant(high, x.type)
+    x = f.select(f.compare("olt", x, least), least, x)
+    return f.select(f.compare("ogt", x, most), most, x)
+
+
+def _horner(f: Function, x: Value, coefficients: Sequence[float]) -> Value:
+    total = f.constant(coefficients[-1], x.type)
+    for coefficient in reversed(coefficients[:-1]):
+        total = f.fma(total, x, f.constant(coefficient, x.type))
+    return total
+
+
+def _exp_within(f: Function, x: Value) -> Value:
+    """Computes e^x for ``_LOWEST <= x <= _HIGHEST``."""
+    kind = x.type
+    lanes = kind[1:-1].split(" x ")[0]
+    bits = f"<{lanes} x i32>"
+    shifted = f.fma(x, f.constant(_LOG2_E, kind), f.constant(_ROUND, kind))
+    n = f.binary("fsub", shifted, f.constant(_ROUND, kind))
+    r = f.fma(n, f.constant(-_LN2_HIGH, kind), x)
+    r = f.fma(n, f.constant(-_LN2_LOW, kind), r)
+    tail = _horner(f, r, _EXP)
+    mantissa = f.fma(tail, f.binary("fmul", r, r), f.binary("fadd", r, f.constant(1.0, kind)))
+    # The whole number in the low bits goes to the exponent; the bits of the constant that was added shift out.
+    power = f.emit(bits, f"bitcast {kind} {shifted.ref} to {bits}")
+    twenty_three = "<" + ", ".join(["i32 23"] * int(lanes)) + ">"
+    power = f.emit(bits, f"shl {bits} {power.ref}, {twenty_three}")
+    whole = f.emit(bits, f"bitcast {kind} {mantissa.ref} to {bits}")
+    whole = f.emit(bits, f"add {bits} {whole.ref}, {power.ref}")
+    return f.emit(kind, f"bitcast {bits} {whole.ref} to {kind}")
+
+
+def exp_of_difference(f: Function, x: Value) -> Value:
+    """e^x for x that is not positive (an element less the largest): 0 below -86.6, NaN for NaN."""
+    least = f.constant(_LOWEST, x.type)
+    under = f.compare("olt", x, least)
+    found = _exp_within(f, f.select(under, least, x))
+    found = f.select(under, f.constant(0.0, x.type), found)
+    return f.select(f.compare("uno", x, x), x, found)
+
+
+def one_plus_exp_of_minus(f: Function, x: Value) -> Value:
+    """``1 + e^-x``, the reciprocal of the logistic function; bounded by e^40, so that products stay finite."""
+    minus = f.emit(x.type, f"fneg {x.type} {x.ref}")
+    found = f.binary("fadd", _exp_within(f, bounded(f, minus, -40.0, 40.0)), f.constant(1.0, x.type))
+    return f.select(f.compare("uno", x, x), x, found)
+
+
+def tanh_parts(f: Function, x: Value) -> tuple[Value, Value]:
+    """Numerator and denominator of tanh x; the denominator is between 1 and 300."""
+    x = bounded(f, x, -_TANH_BOUND, _TANH_BOUND)
+    square = f.binary("fmul", x, x)
+    return f.binary("fmul", x, _horner(f, square, _TANH_P)), _horner(f, square, _TANH_Q)
+
+
+def tanh(f: Function, x: Value) -> Value:
+    """The hyperbolic tangent."""
+    return f.binary("fdiv", *tanh_parts(f, x))
