@@ -315,14 +315,6 @@ def test_errors_name_the_node() -> None:
         load_onnx(model([product], [value("x", [5, 4])], [value("y", None)]))
 
 
-@pytest.mark.parametrize("p", [1, 2, 3])
-def test_global_lp_pool_against_numpy(p: int) -> None:
-    data = model([node("GlobalLpPool", "x", "y", p=p)], [value("x", [2, 3, 4, 5])], [value("y", None)])
-    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
-    wanted = (np.abs(x) ** p).sum(axis=(2, 3), keepdims=True) ** (1 / p)
-    np.testing.assert_allclose(load_onnx(data).evaluate(x)[0], wanted, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("equation", "shapes"),
     [
@@ -359,16 +351,6 @@ def test_einsum_with_symbolic_sizes() -> None:
     for b, i, j in ((1, 2, 3), (4, 1, 2)):
         x, y = np.ones((b, i, j), np.float32), np.ones((b, j, 2), np.float32)
         np.testing.assert_array_equal(graph.evaluate(x, y)[0], np.full((b, i, 2), j, np.float32))
-
-
-def test_training_dropout_scales_what_it_keeps() -> None:
-    ratio = helper.make_tensor("r", FLOAT, [], [0.25])
-    training = helper.make_tensor("t", BOOL, [], [True])
-    outputs = [value("y", None), value("mask", None, BOOL)]
-    data = model([node("Dropout", "x r t", "y mask")], [value("x", [4000])], outputs, [ratio, training])
-    y, mask = load_onnx(data).evaluate(np.ones(4000, np.float32))
-    assert 0.7 < mask.mean() < 0.8
-    np.testing.assert_allclose(y, np.where(mask, 1 / 0.75, 0), rtol=1e-6)
 
 
 def test_names_that_are_not_utf8_are_refused() -> None:

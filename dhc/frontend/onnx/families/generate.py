@@ -11,7 +11,7 @@ from dhc.frontend.onnx.context import KNOWN_LIMIT, Known, NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
 from dhc.ir import symbols
-from dhc.ir.dtypes import DType, f32
+from dhc.ir.dtypes import DType, f32, f64
 from dhc.ir.graph import Value
 from dhc.ir.symbols import Dim
 
@@ -153,6 +153,25 @@ def random_like(n: NodeContext) -> Value:
     x = n.value(0)
     code = n.attr("dtype")
     return _random(n, x.shape, x.dtype if code is None else from_onnx_dtype(code, str(n.location)))
+
+
+@onnx_op("Multinomial")
+def multinomial(n: NodeContext) -> Value:
+    """Outcomes drawn with probabilities in proportion to the exponentials of the operand."""
+    b, x = n.b, n.value(0)
+    if x.type.rank != 2:
+        n.invalid(f"the operand is [batch, outcomes], it is {x.type}")
+    dtype, samples = from_onnx_dtype(n.attr("dtype", 6), str(n.location)), n.attr("sample_size", 1)
+    wide = x if x.dtype == f64 else b.cast(x, dtype=f64)
+    shifted = b.exp(b.sub(wide, b.reduce_max(wide, axes=[1], keepdims=True)))
+    sums = b.cumsum(shifted, axis=1)
+    total = b.reduce_sum(shifted, axes=[1], keepdims=True)
+    drawn = b.mul(b.random_uniform(shape=(x.shape[0], samples), dtype=f64, seed=node_seed(n)), total)
+    passed = b.ge(b.reshape(drawn, shape=(x.shape[0], samples, 1)), b.reshape(sums, shape=(x.shape[0], 1, x.shape[1])))
+    found = b.reduce_sum(b.cast(passed, dtype="i64"), axes=[2])
+    # Rounding may let the last sum be less than the total.
+    last = b.reshape(b.dims(values=(x.shape[1] - 1,)), shape=())
+    return b.cast(b.minimum(found, last), dtype=dtype)
 
 
 @onnx_op("Bernoulli")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.families.windows import window_attributes
@@ -160,3 +161,51 @@ def _roi_align(n: NodeContext, half_pixel: bool) -> Value:
     )
     result: Value = pooled if wide == x.dtype else b.cast(pooled, dtype=x.dtype)
     return result
+
+
+@onnx_op("MaxRoiPool")
+def max_roi_pool(n: NodeContext) -> Value:
+    """The largest element of each bin of a region of an image; bins without elements give 0."""
+    b, x, rois = n.b, n.value(0), n.value(1)
+    pooled = n.require_attr("pooled_shape")
+    if x.type.rank != 4 or rois.type.rank != 2 or len(pooled) != 2 or min(pooled) < 1:
+        n.invalid(f"operand {x.type}, regions {rois.type} and pooled_shape {pooled} do not fit")
+    count = rois.shape[0]
+    wide = rois if rois.dtype in (f32, f64) else b.cast(rois, dtype=f32)
+    columns = [
+        b.reshape(b.slice(wide, starts=[0, i], sizes=[count, 1], steps=[1, 1]), shape=(count, 1, 1)) for i in range(5)
+    ]
+    taken = b.gather(x, b.reshape(b.cast(columns[0], dtype=i64), shape=(count,)), axis=0)
+    filled = None
+    for axis, (first, last) in ((2, (2, 4)), (3, (1, 3))):
+        inside, nonempty = _bins(n, columns[first], columns[last], pooled[axis - 2], x.shape[axis])
+        kept, shape = [count, 1, 1, 1, 1, 1], [*taken.shape]
+        shape.insert(axis, 1)
+        kept[axis : axis + 2] = inside.shape[1:]
+        values = b.where(b.reshape(inside, shape=kept[: len(shape)]), b.reshape(taken, shape=shape), b.like(-inf, x))
+        taken = b.reduce_max(values, axes=[axis + 1])
+        place = [count, 1, 1, 1]
+        place[axis] = pooled[axis - 2]
+        nonempty = b.reshape(nonempty, shape=place)
+        filled = nonempty if filled is None else b.logical_and(filled, nonempty)
+    result: Value = b.where(filled, taken, b.like(0, x))
+    return result
+
+
+def _bins(n: NodeContext, first: Value, last: Value, bins: int, size: Dim) -> tuple[Value, Value]:
+    """Which elements [regions, bins, size] are in which bin along an axis, and which bins have any."""
+    b, scale = n.b, n.attr("spatial_scale", 1.0)
+
+    def rounded(at: Value) -> Value:
+        scaled = b.mul(at, b.like(scale, at))  # halves away from 0
+        whole: Value = b.mul(b.sign(scaled), b.floor(b.add(b.abs(scaled), b.like(0.5, at))))
+        return whole
+
+    start, one = rounded(first), b.like(1, first)
+    width = b.div(b.maximum(b.add(b.sub(rounded(last), start), one), one), b.like(bins, first))
+    number = b.cast(b.iota(shape=(1, bins, 1), axis=1, dtype=i64), dtype=first.dtype)
+    low = b.add(b.floor(b.mul(number, width)), start)
+    high = b.add(b.ceil(b.mul(b.add(number, one), width)), start)
+    low, high = (b.minimum(b.maximum(b.cast(v, dtype=i64), b.constant(0, i64)), _number(n, size)) for v in (low, high))
+    at = b.iota(shape=(1, 1, size), axis=2, dtype=i64)
+    return b.logical_and(b.ge(at, low), b.lt(at, high)), b.lt(low, high)

@@ -1,0 +1,185 @@
+"""Operators for which the onnx package has no node case, or one whose expected values are random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, defs, helper
+from onnx.helper import np_dtype_to_tensor_dtype
+
+from dhc.errors import ModelError
+from dhc.frontend.onnx.backend import DhcBackend
+
+DEVICES = ["REFERENCE", "CPU"]
+
+
+def single(op: str, inputs: dict[str, np.ndarray], outputs: int = 1, opset: int = 22, **attributes: Any) -> Any:
+    """A model of one node."""
+    made = helper.make_node(op, list(inputs), [f"y{i}" for i in range(outputs)], **attributes)
+    infos = [
+        helper.make_tensor_value_info(name, np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in inputs.items()
+    ]
+    results = [helper.make_empty_tensor_value_info(name) for name in made.output]
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(helper.make_graph([made], op, infos, results), opset_imports=opsets, ir_version=10)
+
+
+def run(device: str, op: str, inputs: dict[str, np.ndarray], **options: Any) -> list[np.ndarray]:
+    return list(DhcBackend.run_model(single(op, inputs, **options), inputs, device))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_global_lp_pool_against_numpy(device: str, p: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    wanted = (np.abs(x) ** p).sum(axis=(2, 3), keepdims=True) ** (1 / p)
+    np.testing.assert_allclose(run(device, "GlobalLpPool", {"x": x}, p=p)[0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_dropout_scales_what_it_keeps(device: str) -> None:
+    inputs = {"x": np.ones(4000, np.float32), "ratio": np.array(0.25, np.float32), "training": np.array(True)}
+    y, mask = run(device, "Dropout", inputs, outputs=2)
+    assert 0.7 < mask.mean() < 0.8
+    np.testing.assert_allclose(y, np.where(mask, 1 / 0.75, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("axis", [0, -1])
+def test_scatter_is_scatter_elements(device: str, axis: int) -> None:
+    rng = np.random.default_rng(0)
+    at = np.stack([rng.permutation(3)[:2] for _ in range(4)], axis=-1).astype(np.int64)
+    inputs = {"x": rng.standard_normal((4, 4)).astype(np.float32), "at": at, "u": np.ones((2, 4), np.float32)}
+    if axis:
+        inputs = {name: np.ascontiguousarray(array.T) for name, array in inputs.items()}
+    model = single("Scatter", inputs, opset=10, axis=axis)
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
+    np.testing.assert_array_equal(DhcBackend.run_model(model, inputs, device)[0], wanted)
+
+
+# ---- random numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("like", [False, True])
+def test_random_numbers(device: str, dtype: Any, like: bool) -> None:
+    code = np_dtype_to_tensor_dtype(np.dtype(dtype))
+    x = {"x": np.zeros((40, 50), dtype)} if like else {}
+    shape = {} if like else {"shape": [40, 50], "dtype": code}
+    suffix = "Like" if like else ""
+    (uniform,) = run(device, f"RandomUniform{suffix}", x, low=-2.0, high=4.0, seed=3.0, **shape)
+    assert uniform.shape == (40, 50) and uniform.dtype == dtype
+    assert uniform.min() >= -2 and uniform.max() <= 4
+    assert abs(uniform.astype(np.float64).mean() - 1) < 0.15  # 4 standard deviations
+    (normal,) = run(device, f"RandomNormal{suffix}", x, mean=5.0, scale=2.0, seed=3.0, **shape)
+    assert normal.shape == (40, 50) and normal.dtype == dtype
+    assert abs(normal.astype(np.float64).mean() - 5) < 0.18
+    assert abs(normal.astype(np.float64).std() - 2) < 0.13
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_bernoulli_follows_its_probabilities(device: str) -> None:
+    p = np.repeat(np.array([0, 0.25, 1], np.float32), 2000).reshape(3, 2000)
+    (drawn,) = run(device, "Bernoulli", {"p": p}, dtype=TensorProto.INT32, seed=1.0)
+    assert drawn.dtype == np.int32
+    assert set(drawn[0]) == {0} and set(drawn[2]) == {1}
+    assert abs(drawn[1].mean() - 0.25) < 0.04
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_multinomial_follows_its_probabilities(device: str, dtype: Any) -> None:
+    wanted = np.array([[0.5, 0, 0.3, 0.2], [0, 0, 0, 1]])
+    with np.errstate(divide="ignore"):
+        x = (np.log(wanted) + np.array([[3], [-2]])).astype(dtype)  # not normalized
+    (drawn,) = run(device, "Multinomial", {"x": x}, sample_size=4000, seed=2.0, dtype=TensorProto.INT64)
+    assert drawn.shape == (2, 4000) and drawn.dtype == np.int64
+    shares = np.stack([np.bincount(row, minlength=4) / 4000 for row in drawn])
+    np.testing.assert_allclose(shares, wanted, atol=0.033)
+    assert shares[0, 1] == 0 and shares[1, 3] == 1
+
+
+def test_multinomial_gives_the_same_for_the_same_seed() -> None:
+    x = {"x": np.zeros((1, 5), np.float32)}
+    first, again, other = (run("CPU", "Multinomial", x, sample_size=50, seed=s)[0] for s in (1.0, 1.0, 2.0))
+    assert first.dtype == np.int32
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+# ---- regions ---------------------------------------------------------------------------------------------------------
+
+REGIONS = np.array(
+    [
+        [0, 0, 0, 6, 7],
+        [1, 1, 2, 4, 3],
+        [1, 5, 6, 20, 30],  # leaves the image
+        [0, 12, 14, 3, 2],  # ends before it starts
+        [1, 30, 30, 40, 40],  # outside
+        [0, 2.5, 3.5, 4.5, 5.5],  # halves
+        [1, 3, 3, 3, 3],
+    ],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("pooled", [(1, 1), (2, 3), (5, 4)])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_max_roi_pool_against_onnxruntime(device: str, pooled: tuple[int, int], scale: float) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 7)).astype(np.float32)
+    inputs = {"x": x, "rois": REGIONS}
+    model = single("MaxRoiPool", inputs, opset=21, pooled_shape=pooled, spatial_scale=scale)
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
+    assert (wanted == 0).any() and (wanted != 0).any() or scale == 0.5
+    np.testing.assert_array_equal(DhcBackend.run_model(model, inputs, device)[0], wanted)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_max_roi_pool_of_other_types(device: str, dtype: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 7)).astype(np.float16)
+    single_precision = run(device, "MaxRoiPool", {"x": x.astype(np.float32), "rois": REGIONS}, pooled_shape=[2, 2])
+    (found,) = run(device, "MaxRoiPool", {"x": x.astype(dtype), "rois": REGIONS.astype(dtype)}, pooled_shape=[2, 2])
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, single_precision[0])
+
+
+def test_max_roi_pool_that_does_not_fit() -> None:
+    with pytest.raises(ModelError, match="do not fit"):
+        run("REFERENCE", "MaxRoiPool", {"x": np.zeros((1, 2, 3), np.float32), "rois": REGIONS}, pooled_shape=[1, 1])
+
+
+# ---- the whole domain ------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_domain_is_handled() -> None:
+    """Every version of every operator that is valid in some opset from 7 on."""
+    from dhc.frontend.onnx.functions import has_schema_function
+    from dhc.frontend.onnx.handlers import find_handler
+
+    missing = []
+    for schema in defs.get_all_schemas_with_history():
+        if schema.domain or schema.deprecated:
+            continue
+        newest = defs.onnx_opset_version()
+        valid_until = max(v for v in range(1, newest + 1) if _since(schema.name, v) == schema.since_version)
+        if valid_until < 7:
+            continue
+        if find_handler("", schema.name, schema.since_version) is None and not has_schema_function(
+            "ai.onnx", schema.name, schema.since_version
+        ):
+            missing.append((schema.name, schema.since_version))
+    assert missing == []
+
+
+def _since(name: str, opset: int) -> int:
+    try:
+        return int(defs.get_schema(name, opset).since_version)
+    except defs.SchemaError:
+        return 0
