@@ -39,10 +39,11 @@ def _pays_channels(spec: ConvSpec, target: CpuTarget, out_size: Sequence[int]) -
     steps, positions = spec.in_channels // spec.groups * math.prod(spec.kernel), math.prod(out_size)
     if positions <= lanes // 2:
         return outs >= lanes
-    if outs < _LEAST_CHANNELS or steps < _LEAST_STEPS or positions > _MOST_POSITIONS:
+    filled = outs / (2 * lanes * -(-outs // (2 * lanes)))
+    if outs < _LEAST_CHANNELS or steps < _LEAST_STEPS or positions > _MOST_POSITIONS or filled < 0.85:
         return False
     if spec.stride[-1] > 1:
         return True
     if is_pointwise(spec):
-        return positions < 0.97 * lanes * -(-positions // lanes)
+        return positions < 0.97 * filled * lanes * -(-positions // lanes)
     return out_size[-1] < lanes
