@@ -7,7 +7,7 @@ the group already, so that nothing is computed twice and no cycle can arise. Wha
 * before a reduction: element-wise nodes of the shape that is reduced (before overlapping windows: cheap ones only);
 * one reduction whose result has the root's shape: the element-wise nodes after it are its epilogue.
 
-A contraction takes the element-wise nodes that follow it as its epilogue.
+A contraction or a resize takes the element-wise nodes that follow it as its epilogue.
 """
 
 from __future__ import annotations
@@ -80,16 +80,17 @@ class Fuse(Pass):
             group = choose(node)
             if len(group) > 1:
                 group = sorted(_with_literals(group), key=order.__getitem__)
-                _outline(graph, group)
+                outline(graph, group)
                 result.count("groups")
                 result.count("nodes", len(group))
 
     def _epilogue(self, contraction: Node) -> list[Node]:
-        """A contraction and the element-wise nodes that follow it, as far as one value leads on from them.
+        """A contraction or resize and the element-wise nodes that follow it, as far as one value leads on from them.
 
         A value may be used several times on the way (``x * sigmoid(x)``) when the ways meet again within a few nodes.
         """
-        if not isinstance(contraction.op.kind, Contract) or len(contraction.results) != 1:
+        kind, name = contraction.op.kind, contraction.op.name
+        if not (isinstance(kind, Contract) or name == "resize") or len(contraction.results) != 1:
             return [contraction]
         shape = contraction.result.shape
         chosen: dict[Node, None] = {contraction: None}
@@ -176,7 +177,7 @@ def _with_literals(nodes: list[Node]) -> list[Node]:
     return list(chosen)
 
 
-def _outline(graph: Graph, group: list[Node]) -> Node:
+def outline(graph: Graph, group: list[Node]) -> Node:
     """Moves a group into the nested graph of a new `fused` node."""
     root = group[-1] if group[-1].op.name != "constant" else next(n for n in reversed(group) if n.op.name != "constant")
     members = set(group)

@@ -14,6 +14,7 @@ from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.backends.cpu.recurrent import plan_recurrent
+from dhc.backends.cpu.sampling.planned import plan_resize
 from dhc.backends.cpu.target import CpuTarget
 from dhc.backends.loop.ir import Kernel
 from dhc.backends.loop.lower import LoweredKernel, lower_group
@@ -64,7 +65,7 @@ class CpuLowering:
             self._fused(node, plan)
         elif isinstance(kind, Opaque):
             self._opaque(node, plan)
-        elif isinstance(kind, Contract):
+        elif _has_epilogue(node):
             self._contraction(node, [], {}, [(node.result, node.result)], plan, node)
         elif (pool := plan_pool(node, self.target)) is not None:
             code, params = pool
@@ -82,7 +83,7 @@ class CpuLowering:
         outside = dict(zip(body.inputs, node.operands))
         results = list(zip(body.outputs, node.results))  # a group may return one value twice
         nodes = body.nodes
-        contractions = [n for n in nodes if isinstance(n.op.kind, Contract)]
+        contractions = [n for n in nodes if _has_epilogue(n)]
         if len(contractions) != 1 or len(results) != 1 or not _is_epilogue(contractions[0], nodes, results[0][0]):
             self._group(nodes, list(body.inputs), results, outside, plan, node)
             return
@@ -140,7 +141,10 @@ class CpuLowering:
         plan: PlanBuilder,
         node: Node,
     ) -> None:
-        planned = plan_contraction(contraction, tail, self.target, outside)
+        if contraction.op.name == "resize":
+            planned = plan_resize(contraction, tail, self.target)
+        else:
+            planned = plan_contraction(contraction, tail, self.target, outside)
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]
@@ -223,6 +227,11 @@ class CpuLowering:
         results = [plan.buffer(v) for v in node.results]
         plan.kernel(self.sink.contract(planned.steps), [projected, *operands, *results], planned.params, node)
         return True
+
+
+def _has_epilogue(node: Node) -> bool:
+    """Whether the node may have a kernel that also computes element-wise nodes behind it."""
+    return isinstance(node.op.kind, Contract) or node.op.name == "resize"
 
 
 def _is_epilogue(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:

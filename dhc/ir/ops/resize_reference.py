@@ -59,7 +59,7 @@ def _filter(call: Call, distance: np.ndarray) -> Any:
     return np.where(d <= 1, near, np.where(d < 2, far, 0)).astype(d.dtype)
 
 
-def _taps(call: Call, axis: ResizedAxis) -> tuple[np.ndarray, np.ndarray]:
+def axis_taps(call: Call, axis: ResizedAxis) -> tuple[np.ndarray, np.ndarray]:
     """Operand positions [after, taps] along an axis and their weights (each row adds up to 1)."""
     a = call.attrs
     real = accumulator_dtype(call.types[0].dtype).numpy
@@ -100,7 +100,7 @@ def resized(call: Call, x: np.ndarray) -> Any:
             call.fail(f"axis {axis.axis} is empty: there is nothing to sample")
     result = x if a.mode == "nearest" else x.astype(accumulator_dtype(dtype).numpy)
     for axis in axes:
-        columns, weights = _taps(call, axis)
+        columns, weights = axis_taps(call, axis)
         shape = [-1 if i == axis.axis else 1 for i in range(x.ndim)]
         parts = [np.take(result, columns[:, tap], axis=axis.axis) for tap in range(columns.shape[1])]
         if a.mode == "nearest" and parts:

@@ -1,0 +1,1 @@
+"""Kernels that resize maps, row by row in vectors."""
