@@ -291,12 +291,21 @@ def _logic(name: str, a: Any, b: Any) -> Value:
 
 
 def _floor_division(a: Any, b: Any) -> Value:
-    """(a - a mod b) / b is whole but for rounding, which the last step removes for floats."""
-    quotient = _binary("mod", a, b)
-    if quotient is NotImplemented:
+    """The quotient rounded down, as NumPy's; what wraps around does so in the result alone."""
+    rest = _binary("mod", a, b)
+    if rest is NotImplemented:
         return NotImplemented  # type: ignore[no-any-return]
-    quotient = _binary("div", _binary("sub", a, quotient), b)
-    return _call("round", quotient) if quotient.dtype.is_float else quotient
+    if rest.dtype.is_float:
+        # (a - a mod b) / b is whole but for rounding, which the last step removes.
+        return _call("round", _call("div", _call("sub", a, rest), b))
+    quotient = _call("div", a, b)
+    if rest.dtype.kind == "u":
+        return quotient
+    assert rest.producer is not None
+    x, y = rest.producer.operands
+    # Integers truncate; a - a mod b could wrap around, so the step down is taken where signs differ.
+    down = _logic("and", _call("ne", rest, 0), _logic("xor", _call("lt", x, 0), _call("lt", y, 0)))
+    return _call("sub", quotient, _call("cast", down, dtype=quotient.dtype))
 
 
 def _matmul(a: Any, b: Any) -> Value:

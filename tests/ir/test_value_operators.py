@@ -293,3 +293,14 @@ def test_texts():
     assert str(graph).startswith('graph @net(%x: f32[N, 2]) -> (%1: f32[N, 2] as "out") {\n')
     with pytest.raises(ShapeError):
         x.reshape(-1, 0)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8"])
+def test_floor_division_of_integers_wraps_nowhere_on_the_way(dtype):
+    limits = np.iinfo(dtype)
+    wanted = {*range(-7, 8), limits.min, limits.min + 1, limits.max}
+    numbers = np.array(sorted(n for n in wanted if limits.min <= n <= limits.max), dtype)
+    a, b = np.meshgrid(numbers, numbers[numbers != 0])
+    fits = ~((a == limits.min) & (b == (-1 if limits.min else 0)))
+    a, b = a[fits], b[fits]
+    np.testing.assert_array_equal(run(lambda x, y: x // y, a, b), a // b)
