@@ -14,7 +14,7 @@ import numpy as np
 from dhc_runtime.errors import DhcError, TypeMismatchError
 
 from dhc.ir import registry
-from dhc.ir.dtypes import DType
+from dhc.ir.dtypes import SUB_BYTE, DType
 from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.graph import Graph, Value
 from dhc.ir.location import Location, caller_location
@@ -38,16 +38,19 @@ class Builder:
         self.location = location
 
     def constant(self, value: Any, dtype: DType | str | None = None, name: str = "") -> Value:
-        """A constant tensor; `dtype` defaults to the array's own (Python floats: f32, ints: i64)."""
-        if dtype is None and not isinstance(value, (np.ndarray, np.generic)):
-            array = np.asarray(value)
-            default = {"f": "f32", "i": "i64", "b": "bool"}.get(array.dtype.kind)
-            array = array if default is None else array.astype(as_dtype(default).numpy)
-        elif dtype is None:
-            array = np.asarray(value)
-        else:
-            array = np.asarray(value).astype(as_dtype(dtype).numpy)
-        kind = as_dtype(dtype) if dtype is not None else as_dtype(array.dtype)
+        """A constant tensor; `dtype` defaults to the array's own (Python floats: f32, ints: i64).
+
+        Arrays are converted as NumPy does; of Python numbers nothing may be lost but digits of floats.
+
+        Raises:
+            TypeMismatchError: the value is no tensor, or does not fit the dtype.
+        """
+        try:
+            array, kind = _array_of(value, dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeMismatchError(
+                f"the constant cannot be made: {error}", where=str(self.location or caller_location())
+            ) from None
         names = (name,) if name else ()
         result: Value = self.call("constant", attrs={"value": array, "dtype": kind}, names=names)
         return result
@@ -82,8 +85,7 @@ class Builder:
             if not isinstance(operand, (np.ndarray, np.generic)) and anchor is not None and anchor.dtype in spec.dtypes:
                 dtype = anchor.dtype
             try:
-                if dtype is not None:
-                    _check_fits(operand, dtype)
+                _array_of(operand, dtype)
                 values.append(Builder(self.graph, where).constant(operand, dtype))
             except (TypeError, ValueError, OverflowError) as error:
                 raise TypeMismatchError(
@@ -122,8 +124,29 @@ class Builder:
         return self.full(other.shape, 0, other.dtype)
 
 
+def _array_of(value: Any, dtype: DType | str | None) -> tuple[np.ndarray[Any, Any], DType]:
+    """The elements of a constant, and their dtype.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is ragged, or a number does not fit the dtype.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind == "O" and not all(isinstance(item, (str, bytes)) for item in array.flat):
+        raise TypeError(f"{value!r} is neither a number nor a string of a known type")
+    python = not isinstance(value, (np.ndarray, np.generic))
+    if dtype is None:
+        default = {"f": "f32", "i": "i64", "b": "bool"}.get(array.dtype.kind) if python else None
+        kind = as_dtype(array.dtype if default is None else default)
+    else:
+        kind = as_dtype(dtype)
+        if python or kind in SUB_BYTE:
+            _check_fits(value, kind)
+    return array if array.dtype == kind.numpy else array.astype(kind.numpy), kind
+
+
 def _check_fits(number: Any, dtype: DType) -> None:
-    """A Python number takes the dtype of its peer only when nothing of it is lost but float digits."""
+    """A Python number takes a dtype only when nothing of it is lost but float digits."""
     array = np.asarray(number)
     if not dtype.is_integer or array.size == 0 or array.dtype.kind not in "fiu":
         return

@@ -231,6 +231,7 @@ class Graph:
         self._count = 0
         self._anchor: Node | None = None  # new nodes go before it; None: at the end
         self._fresh = 0
+        self._named: set[str] = set()  # symbols that nodes define here or in a graph inside
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -398,18 +399,29 @@ class Graph:
         self._link(node, anchor)
 
     def fresh_symbol(self, prefix: str = "u") -> str:
-        """A symbol name that neither this graph nor one around it has handed out yet."""
+        """A symbol name that neither this graph nor one around it has handed out or been given yet."""
         if self.parent is not None:
             return self.parent.fresh_symbol(prefix)
-        taken = set(self.symbols())
+        taken = self._named.union(self.symbols())
         while True:
             name = f"{prefix}{self._fresh}"
             self._fresh += 1
             if name not in taken:
                 return name
 
+    def _note_symbols(self, node: Node) -> None:
+        """Keeps the names of sizes that a node was given out of what `fresh_symbol` hands out."""
+        for spec in node.op.attrs:
+            if spec.kind == "symbol" or (spec.kind == "strs" and spec.name in ("symbols", "names")):
+                value = node.attrs[spec.name]
+                graph: Graph | None = self
+                while graph is not None:
+                    graph._named.update((value,) if isinstance(value, str) else value)
+                    graph = graph.parent
+
     def _link(self, node: Node, anchor: Node | None) -> None:
         node.graph = self
+        self._note_symbols(node)
         for result in node._results:
             result.graph = self
         previous = anchor._previous if anchor is not None else self._last

@@ -276,7 +276,7 @@ class OpDef:
             raise DhcError(f"{self.name} has no attribute {name!r} (it has: {known})", where=str(location))
         try:
             return _normalise(spec, value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DhcError(f"attribute {name!r} of {self.name}: {error}", where=str(location)) from None
 
     def check_attrs(self, given: Mapping[str, Any], location: Location = UNKNOWN) -> dict[str, Any]:

@@ -380,6 +380,8 @@ def parse_dim(text: str) -> Dim:
                 expect(")")
                 if len(operands) != (3 if name == "select" else 2):
                     raise fail(f"wrong number of operands for {name}")
+                if name in ("floordiv", "mod", "ceildiv") and operands[1] == 0:
+                    raise fail("division by zero")
                 return _BUILD[name](*operands)
             return sym(name)
         if other == "(":
@@ -398,6 +400,8 @@ def parse_dim(text: str) -> Dim:
             operator = peek()
             position += 1
             right = primary(depth)
+            if operator != "*" and right == 0:
+                raise fail("division by zero")
             value = value * right if operator == "*" else value // right if operator == "/" else value % right
         return value
 
