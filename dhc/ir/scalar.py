@@ -104,12 +104,24 @@ class ScalarExpr:
 Scalar = Union[ScalarExpr, Number]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Const(ScalarExpr):
-    """A literal."""
+    """A literal. Equal ones are the same number bit for bit: -0.0 is not 0.0, and NaN is NaN."""
 
     dtype: DType
     value: Number
+
+    def _bits(self) -> tuple[str, ...]:
+        parts = (self.value.real, self.value.imag) if isinstance(self.value, complex) else (self.value,)
+        return tuple(float(p).hex() if self.dtype.kind in "fc" else str(int(p)) for p in parts)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Const) and self.dtype == other.dtype and self._bits() == other._bits()
+
+    def __hash__(self) -> int:
+        return hash((self.dtype.name, self.value if self.value == self.value else "nan"))
 
 
 @dataclass(frozen=True)

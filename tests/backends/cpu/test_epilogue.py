@@ -109,3 +109,13 @@ def test_functions_of_functions_keep_their_own_values(first: str, second: str) -
     (wanted,) = graph.evaluate(given)
     (found,) = dhc.compile(graph).session().run({"x": given}).values()
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_zeros_of_both_signs_are_two_numbers() -> None:
+    """Equal subexpressions are written once: 0.0 and -0.0 compare equal but are not the same."""
+    graph = Graph()
+    b = Builder(graph)
+    y = b.matmul(graph.input("x", "f32", (1, 2)), b.constant(np.eye(2, dtype=np.float32)))
+    graph.output(b.add(b.mul(b.maximum(y, 0.0), -0.0), -0.0))
+    (found,) = dhc.compile(graph).session(threads=1).run(np.array([[1, -2]], np.float32)).values()
+    assert np.signbit(found).all()
