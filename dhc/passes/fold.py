@@ -55,7 +55,7 @@ class Fold(Pass):
             try:
                 with np.errstate(all="ignore"):
                     outcome = node.op.reference(call, *arrays)
-            except DhcError as error:
+            except (DhcError, ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
                 # The node would fail at run time: it stays, so that the error shows where the user expects it.
                 result.refusals.append(Refusal.at(self.name, node, str(error)))
                 continue

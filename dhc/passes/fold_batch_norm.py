@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from dhc.ir.builder import Builder
+from dhc.ir.dtypes import DType
 from dhc.ir.graph import Graph, Node, Value
 from dhc.passes.base import Pass, PassResult, Refusal, register_pass
 from dhc.passes.rewrite import Rewritten, apply_rules, rule
@@ -21,6 +22,14 @@ def _array(value: Value) -> np.ndarray | None:
         return None
     array: np.ndarray = producer.attrs["value"]
     return array
+
+
+_FRACTION_BITS = {"f64": 52, "f32": 23, "f16": 10, "bf16": 7}
+
+
+def _rounds(shift: np.ndarray, dtype: DType) -> bool:
+    """True for a number so large that adding it rounds to whole numbers or halves: that is what it is added for."""
+    return bool(np.any(np.abs(shift) >= 2.0 ** (_FRACTION_BITS[dtype.name] - 1)))
 
 
 def _scaled(b: Builder, conv: Node, scale: np.ndarray, shift: np.ndarray, name: str) -> Rewritten:
@@ -87,6 +96,8 @@ def _scale_and_shift(b: Builder, node: Node) -> Rewritten:
         vector = _per_channel(node.operands[1 - index], conv)
         if vector is None:
             continue
+        if node.op.name != "mul" and _rounds(vector, node.result.dtype):
+            return Refusal.at("scale_and_shift_into_convolution", node, "the number added is there to round")
         ones, zeros = np.ones_like(vector), np.zeros_like(vector)
         if node.op.name == "mul":
             return _scaled(b, conv, vector, zeros, "scale_and_shift_into_convolution")
@@ -140,6 +151,8 @@ def _merge_chain(b: Builder, node: Node) -> Rewritten:
     value = node.result
     while current is not None and (found := _step(current)) is not None and (length == 0 or len(value.uses) == 1):
         source, array, product = found
+        if not product and _rounds(array, node.result.dtype):
+            return Refusal.at("merge_scales_and_shifts", node, "a number is added to round")
         with np.errstate(all="ignore"):
             # The steps so far come after this one: y = scale * step(x) + shift.
             if product:
