@@ -25,6 +25,8 @@ def tfidf_kernel(x, grams, lengths, columns, weights, out, length, count, width,
             out[row * size + column] = 0
         for gram in range(count):
             n = lengths[gram]
+            if n < 1 or n > width:
+                return 3
             found = 0
             for skip in range(skips + 1):
                 if n == 1 and skip > 0:
@@ -75,6 +77,8 @@ def _reference(call: Call, *arrays: Any) -> Any:
     flat = out.reshape(-1)
     kernel: Callable[..., int] = tfidf_kernel
     status = kernel(*(a.reshape(-1) for a in arrays), flat, *_numbers(call), 0, _rows(call))
+    if status == 3:
+        raise ValueError("the length of an n-gram is not between 1 and the columns of the table")
     if status:
         raise IndexError("an n-gram belongs to a column that the result does not have")
     return out
