@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dhc_runtime.errors import CompileError
 
 from dhc.ir.dtypes import boolean, i64
-from dhc.ir.graph import Graph, Node, inline
+from dhc.ir.graph import Graph, Node, Value, inline
 from dhc.ir.symbols import sym
 from dhc.ir.types import TensorType
 
@@ -81,7 +83,7 @@ def _lower_loop(plan: PlanBuilder, node: Node, lower: Lower) -> None:
         plan,
         node,
         trip=trip,
-        cond=condition,
+        cond=None if _goes_on(node) else condition,  # the count alone: the runtime then knows where results go
         carried=rest[:carried],
         captures=rest[carried:],
         body=body,
@@ -90,6 +92,17 @@ def _lower_loop(plan: PlanBuilder, node: Node, lower: Lower) -> None:
         scan_inputs=[],
         bind=binds,
     )
+
+
+def _goes_on(loop: Node) -> bool:
+    """Whether the condition of a loop always holds, so that its count decides alone."""
+    again = loop.regions[0].outputs[0]
+    return _is_true(loop.operands[1]) and (again is loop.regions[0].inputs[1] or _is_true(again))
+
+
+def _is_true(value: Value) -> bool:
+    producer = value.producer
+    return producer is not None and producer.op.name == "constant" and bool(np.all(producer.attrs["value"]))
 
 
 def _lower_scan(plan: PlanBuilder, node: Node, lower: Lower) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from dhc_runtime.dtypes import storage_dtype
 from dhc_runtime.errors import ModelError, ShapeError
 from dhc_runtime.executor import Context, Executor, Frame, Memory, Target, byte_count
-from dhc_runtime.memory import Block
+from dhc_runtime.memory import Block, Budget, aligned_bytes
 from dhc_runtime.program import If, Loop, Scan
 
 __all__ = ["IfRunner", "LoopRunner"]
@@ -64,10 +64,12 @@ class _Stack:
         scan: axis and direction.
         dtype: element type.
         count: the number of iterations if it is known, else None.
+        budget: what elements count against that are collected before they go to their place.
     """
 
-    def __init__(self, target: Target, scan: Scan, dtype: str, count: Optional[int]) -> None:
+    def __init__(self, target: Target, scan: Scan, dtype: str, count: Optional[int], budget: Budget) -> None:
         self._target = target
+        self._budget = budget
         self._scan = scan
         self._dtype = dtype
         # Without knowing the number of iterations, or with an order that is not that of memory, elements are collected
@@ -86,16 +88,32 @@ class _Stack:
             if self._direct is not None:
                 self._base = self._target.ensure(size * self._direct)
             else:
-                self._held = np.empty(max(16 * size, 1), dtype=np.uint8)
+                self._held = self._taken(max(16 * size, 1))
         elif size != self._size:
             raise ShapeError("A loop stacks elements of different sizes ({} and {} bytes)".format(self._size, size))
         if self._held is None:
             return self._base + self._count * size
         if (self._count + 1) * size > self._held.size:
-            grown = np.empty(2 * self._held.size, dtype=np.uint8)
-            grown[: self._count * size] = self._held[: self._count * size]
+            before = self._held
+            grown = self._taken(2 * before.size)
+            grown[: self._count * size] = before[: self._count * size]
             self._held = grown
+            self._budget.give(before.size)
         return int(self._held.__array_interface__["data"][0]) + self._count * size
+
+    def _taken(self, size: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        self._budget.take(size)
+        try:
+            return aligned_bytes(size)
+        except BaseException:
+            self._budget.give(size)
+            raise
+
+    def release(self) -> None:
+        """Frees what was collected."""
+        if self._held is not None:
+            self._budget.give(self._held.size)
+            self._held = None
 
     def pushed(self, shape: Tuple[int, ...]) -> None:
         """The body has written the element."""
@@ -163,6 +181,7 @@ class LoopRunner:
 
     def __init__(self, item: Loop, context: Context, known: FrozenSet[str], where: str) -> None:
         self._item = item
+        self._budget = context.budget
         self._body = Executor(item.body, context, known, where + ", body")
         # A body reads the carried values of one set of blocks and writes those of the other.
         self._carry = [(Block(context.budget), Block(context.budget)) for _ in item.carried]
@@ -191,7 +210,27 @@ class LoopRunner:
         fixed_trip = trip if item.cond is None else None
         carried = [frame.value(buffer) for buffer in item.carried]
         captures = [frame.value(buffer) for buffer in item.captures]
-        stacks = [_Stack(frame.target(scan.buffer), scan, frame.dtype(scan.buffer), fixed_trip) for scan in item.scans]
+        stacks = [
+            _Stack(frame.target(scan.buffer), scan, frame.dtype(scan.buffer), fixed_trip, self._budget)
+            for scan in item.scans
+        ]
+        try:
+            self._iterate(frame, slices, carried, captures, stacks, trip, going)
+        finally:
+            for stack in stacks:
+                stack.release()
+
+    def _iterate(
+        self,
+        frame: Frame,
+        slices: Sequence[_Slices],
+        carried: Sequence[Memory],
+        captures: Sequence[Memory],
+        stacks: Sequence[_Stack],
+        trip: Optional[int],
+        going: bool,
+    ) -> None:
+        item = self._item
         count = len(carried)
         targets: List[List[Target]] = [
             [self._continue, *[pair[side] for pair in self._carry], *stacks] for side in (0, 1)
@@ -227,6 +266,7 @@ class LoopRunner:
     def release(self) -> None:
         """Frees the memory of the body and of the carried values."""
         self._body.release()
+        self._continue.release()
         for pair in self._carry:
             for block in pair:
                 block.release()

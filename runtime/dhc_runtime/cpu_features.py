@@ -105,7 +105,9 @@ def host_features() -> FrozenSet[str]:
         else:
             try:
                 with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
-                    found = _parse_cpuinfo(stream.read(1 << 20))
+                    found = _parse_cpuinfo(
+                        stream.read()
+                    )  # all of it: half a line would be a CPU with half its features
             except OSError:
                 found = frozenset()
         extra = frozenset(_normal(name) for name in found)

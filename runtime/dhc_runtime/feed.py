@@ -72,7 +72,7 @@ class Feed:
         fit = len(given) == len(self._names)
         for name, accepted in zip(self._names, self._accepted):
             value = given.get(name)
-            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            array = value if isinstance(value, np.ndarray) else self._array_of(name, value)
             fit = fit and value is not None and array.dtype in accepted
             arrays.append(array)
         shapes = tuple([array.shape for array in arrays])
@@ -83,6 +83,14 @@ class Feed:
                 self._fitting.clear()
             self._fitting.add(shapes)
         return [self._usable(array, port) for array, port in zip(arrays, self._ports)]
+
+    def _array_of(self, name: str, value: Any) -> "np.ndarray[Any, Any]":
+        try:
+            return np.asarray(value)
+        except (TypeError, ValueError) as error:  # nested lists of different lengths, for example
+            raise UsageError(
+                "input {!r} is no array: {}".format(name, error), self._where, "Give a NumPy array"
+            ) from None
 
     def _pair(self, arguments: Tuple[Any, ...]) -> Mapping[str, Any]:
         if len(arguments) == 1 and isinstance(arguments[0], Mapping):

@@ -113,7 +113,8 @@ def atomic_file(path: PathLike, durable: bool = True) -> Iterator[BinaryIO]:
         return
     folder, name = os.path.split(target)
     sweep_orphans(folder)
-    temporary = os.path.join(folder, ".{}.dhc-tmp-{}-{}".format(name[:180], os.getpid(), os.urandom(6).hex()))
+    # A name has at most 255 bytes, and a character up to four.
+    temporary = os.path.join(folder, ".{}.dhc-tmp-{}-{}".format(name[:50], os.getpid(), os.urandom(6).hex()))
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:

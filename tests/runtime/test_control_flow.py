@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import dhc_runtime
-from dhc_runtime.errors import ArtifactError, ModelError, ShapeError
+from dhc_runtime.errors import ArtifactError, ModelError, ResourceError, ShapeError
 
+import dhc
 from tests.runtime.artifacts import Plan
 
 
@@ -479,3 +480,42 @@ def test_stacked_results_may_be_named_in_scans_alone() -> None:
     one = np.ones(2, np.float32)
     result = dhc_runtime.load(plan.artifact(), threads=1).run(np.int64(3), one, one)
     assert np.array_equal(result["s"], np.stack(expected(one, one, 3)[1]))
+
+
+def stacking_loop(condition: bool) -> dhc.Graph:
+    """A loop that stacks its carried value, ended by its count alone or also by a condition."""
+    graph = dhc.Graph("stacks")
+    body = dhc.Graph("body", parent=graph)
+    body.input("i", "i64", [])
+    going, value = body.input("going", "bool", []), body.input("value", "f32", [4096])
+    again = dhc.ops.lt(dhc.ops.reduce_max(value), 1e9) if condition else going
+    body.output(again, value + 1.0, value)
+    trips = graph.input("trips", "i64", [])
+    start = graph.input("start", "f32", [4096])
+    results = dhc.ops.loop(
+        trips, dhc.ops.constant(graph, True), start, carried=1, symbols=["T"], regions=[body]
+    )  # fmt: skip
+    graph.output(*results, names=["last", "all"])
+    return graph
+
+
+@pytest.mark.parametrize("condition", [False, True])
+def test_what_a_loop_collects_counts_against_the_budget(condition: bool) -> None:
+    session = dhc_runtime.load(dhc.compile(stacking_loop(condition)).to_bytes(), threads=1, max_memory=8 << 20)
+    start = np.zeros(4096, np.float32)
+    before = session.memory
+    for _ in range(2):
+        result = session.run(np.array(100), start)["all"]
+        assert result[:, 0].tolist() == list(range(100))
+        with pytest.raises(ResourceError):
+            session.run(np.array(1000), start)
+    session.release_memory()
+    assert session.memory == before
+
+
+def test_a_loop_ended_by_its_count_writes_results_where_they_belong() -> None:
+    for condition in (False, True):
+        (loop,) = [
+            item for item in dhc.compile(stacking_loop(condition)).plan["program"]["items"] if item["do"] == "loop"
+        ]
+        assert (loop["cond"] is None) is not condition

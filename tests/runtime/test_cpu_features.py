@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dhc_runtime import cpu_features
@@ -37,3 +39,18 @@ def test_names_of_other_systems() -> None:
     assert cpu_features._normal("SSE4.1") == "sse4_1"
     assert cpu_features._normal("AVX1.0") == "avx"
     assert cpu_features._normal("NEON") == "asimd"
+
+
+def test_many_processors_are_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of processors take megabytes; a list cut in the middle of a line would lose features."""
+    line = "flags\t\t: fpu sse2 avx2 " + " ".join(f"feature{i}" for i in range(150)) + "\n"
+    listing = tmp_path / "cpuinfo"
+    listing.write_text(line * 2000)
+    opened = open
+
+    def fake(path: object, *args: object, **kwargs: object) -> object:
+        return opened(listing if path == "/proc/cpuinfo" else path, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", fake)
+    monkeypatch.setattr(cpu_features, "_cache", None)
+    assert {"avx2", "feature149"} <= cpu_features.host_features()

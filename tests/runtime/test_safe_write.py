@@ -112,3 +112,9 @@ def test_links_modes_and_folders(tmp_path: Path) -> None:
         write_bytes(tmp_path, b"")
     with pytest.raises(UsageError, match="cannot be written"):
         write_bytes(tmp_path / "no" / "such", b"")
+
+
+def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("模" * 83 + ".dhc")  # 253 bytes
+    write_bytes(path, b"x")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

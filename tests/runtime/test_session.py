@@ -74,6 +74,12 @@ def test_path_and_file_object(artifact: bytes, tmp_path: Path) -> None:
         assert np.array_equal(session.run(array(2))["y"], array(2) * 32)
 
 
+def test_a_value_that_is_no_array_is_refused(artifact: bytes) -> None:
+    session = dhc_runtime.load(artifact, threads=1)
+    with pytest.raises(UsageError, match="input 'x' is no array"):
+        session.run([[1.0, 2.0], [3.0]])
+
+
 def test_inputs_by_position_and_other_forms(artifact: bytes) -> None:
     session = dhc_runtime.load(artifact, threads=1)
     x = array(6)
