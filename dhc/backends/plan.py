@@ -252,6 +252,9 @@ class PlanBuilder:
 
     def _concatenated_in_place(self, node: Node) -> bool:
         """Concat whose operands all lie in place already needs no kernel."""
+        if node.result in self._homes:  # and the operands before it: it is a part of a longer one
+            self._define(node.result)
+            return True
         buffer = self._concats.get(node)
         if buffer is not None:
             self._buffer_of[node.result] = buffer

@@ -88,14 +88,16 @@ class Home:
 def concat_homes(graph: Graph, refusals: list[Refusal] | None = None) -> dict[Value, Home]:
     """Values that are computed right where a concatenation along the outermost axis wants them.
 
+    A concatenation of neighbours among the operands of a longer one is such a value too: a part of the longer result.
+
     Args:
         graph: the graph; nested graphs are planned on their own.
         refusals: receives the operands that must be copied, with reasons.
     """
     homes: dict[Value, Home] = {}
-    for node in graph:
-        if node.op.name != "concat":
-            continue
+    # The longest first: shorter ones over a run of the same operands (DenseNet) are then parts of its result.
+    concats = sorted((n for n in graph if n.op.name == "concat"), key=lambda n: -len(n.operands))
+    for node in concats:
         axis = node.attrs["axis"] % node.result.type.rank
         reason = None
         if any(d != 1 for d in node.result.shape[:axis]):
@@ -106,6 +108,10 @@ def concat_homes(graph: Graph, refusals: list[Refusal] | None = None) -> dict[Va
             if refusals is not None:
                 refusals.append(Refusal.at("concat_in_place", node, reason))
             continue
+        around = _run_of(node, homes)
+        if around is not None:
+            homes[node.result] = around
+            continue
         offset: Dim = 0
         for operand in node.operands:
             reason = why_not_in_concat(graph, operand, node, homes)
@@ -115,6 +121,20 @@ def concat_homes(graph: Graph, refusals: list[Refusal] | None = None) -> dict[Va
                 refusals.append(Refusal.at("concat_in_place", node, f"an operand is copied: {reason}"))
             offset = offset + operand.type.nbytes
     return homes
+
+
+def _run_of(node: Node, homes: Mapping[Value, Home]) -> Home | None:
+    """Where a concatenation lies when its operands follow one another inside of another one already."""
+    found = [homes.get(operand) for operand in node.operands]
+    first = found[0] if found else None
+    if first is None or node.result.is_output:
+        return None
+    offset = first.offset
+    for operand, home in zip(node.operands, found):
+        if home is None or home.concat is not first.concat or home.offset != offset:
+            return None
+        offset = offset + operand.type.nbytes
+    return first
 
 
 def why_not_in_concat(graph: Graph, operand: Value, concat: Node, homes: Mapping[Value, Home]) -> str | None:

@@ -73,6 +73,52 @@ def test_concatenation_in_place_writes_no_copy() -> None:
     assert_close(graph.evaluate(**inputs)[0], run(artifact.session(threads=2), graph, inputs)[0], roundings=64)
 
 
+def dense(returned: bool) -> Graph:
+    """Each part is made of all parts before it (DenseNet), and one takes two neighbours from the middle."""
+    graph = Graph("dense")
+    b = Builder(graph)
+    x = graph.input("x", "f32", (1, 4, 6))
+    weights = b.constant(np.linspace(-1, 1, 36, dtype=np.float32).reshape(6, 6))
+    parts = [b.matmul(x, weights)]
+    joined = parts[0]
+    for number in range(4):
+        mixed = b.reduce_sum(b.neg(joined), axes=(1,), keepdims=True)
+        parts.append(b.matmul(b.add(mixed, x), weights))
+        joined = b.concat(*parts, axis=1)
+        if number == 2:
+            middle = b.reduce_max(b.concat(*parts[1:3], axis=1), axes=(1,))
+    graph.output(b.cumsum(joined, axis=1), middle)
+    if returned:
+        graph.output(joined)
+    return graph
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_concatenations_of_the_same_parts_share_their_memory(returned: bool) -> None:
+    graph = dense(returned)
+    artifact = dhc.compile(graph)
+    assert "concat" not in [item.get("op") for item in program_of(artifact)["items"]]
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 4, 6)).astype(np.float32)}
+    for threads in (1, 2, 7):
+        for found, wanted in zip(
+            run(artifact.session(threads=threads), graph, inputs), graph.evaluate(**inputs), strict=True
+        ):
+            assert_close(wanted, found, roundings=256)
+
+
+def test_parts_in_another_order_are_copied() -> None:
+    graph = Graph("turned")
+    b = Builder(graph)
+    x = graph.input("x", "f32", (2, 3))
+    parts = [b.cumsum(b.call(op, x), axis=1) for op in ("exp", "tanh", "neg")]
+    graph.output(b.concat(*parts, axis=0), b.concat(parts[1], parts[0], axis=0), b.concat(parts[0], parts[2], axis=0))
+    artifact = dhc.compile(graph)
+    assert [item.get("op") for item in program_of(artifact)["items"]].count("concat") == 2
+    inputs = {"x": np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)}
+    for found, wanted in zip(run(artifact.session(), graph, inputs), graph.evaluate(**inputs), strict=True):
+        assert_close(wanted, found, roundings=64)
+
+
 def test_elementwise_takes_over_the_memory_of_its_operand() -> None:
     """Without fusion: five ops in a row use one buffer besides input and output."""
     graph = Graph("row")
