@@ -102,6 +102,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     passes: Sequence[Pass] | None = None,
     verify: bool = False,
     cache: bool = True,
+    exact: bool = False,
     emit: str | PathLike[str] | None = None,
     after_pass: Callable[[Pass, Graph], None] | None = None,
     progress: Progress | None = None,
@@ -117,6 +118,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         passes: passes to run instead of the standard pipeline.
         verify: verify the graph after every pass.
         cache: use the kernel cache on disk.
+        exact: convolutions as plain sums: none by Winograd's method, which is faster and rounds differently.
         emit: folder that receives the generated kernel sources.
         after_pass: called after every pass.
         progress: called with (stage, done, total).
@@ -135,7 +137,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         )
     backend = get_backend(targets[0])
     sources = None if emit is None else str(emit)
-    options = CompileOptions(cpu=cpu, threads=threads, cache=cache, emit=sources, progress=progress)
+    options = CompileOptions(cpu=cpu, threads=threads, cache=cache, exact=exact, emit=sources, progress=progress)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     working = graph.clone()

@@ -23,6 +23,7 @@ class CompileOptions:
             default (``DHC_CPU`` in the environment, else ``host``).
         threads: default number of threads written into the artifact, None: decided when it is loaded.
         cache: use the kernel cache on disk.
+        exact: only kernels whose results differ from those of plain sums by the order of summation alone.
         emit: folder that receives the readable sources of the kernels, None for none.
         progress: called with (stage, done, total) during long work.
     """
@@ -30,6 +31,7 @@ class CompileOptions:
     cpu: str | None = None
     threads: int | None = None
     cache: bool = True
+    exact: bool = False
     emit: str | None = None
     progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
 

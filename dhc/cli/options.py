@@ -49,4 +49,8 @@ PrintAfter = Annotated[
     typer.Option("--print-after", metavar="PASS", help="Print the IR after this pass, or after all, on stderr."),
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Check the graph after every pass.")]
+Exact = Annotated[
+    bool,
+    typer.Option("--exact", help="Convolutions as plain sums, not by the faster methods that round differently."),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the kernel cache on disk.")]

@@ -61,7 +61,7 @@ class CpuBackend:
         start = time.perf_counter()
         kernels = KernelSet(described, cache=options.cache)
         constants = ConstantPool()
-        program = PlanBuilder(graph, CpuLowering(described, kernels), constants).build()
+        program = PlanBuilder(graph, CpuLowering(described, kernels, options.exact), constants).build()
         lowered = time.perf_counter()
         objects = kernels.compile(_progress(options))
         compiled = time.perf_counter()

@@ -40,7 +40,12 @@ class PlannedContraction:
 
 
 def plan_contraction(
-    node: Node, tail: Sequence[Node], target: CpuTarget, resolve: dict[Value, Value] | None = None
+    node: Node,
+    tail: Sequence[Node],
+    target: CpuTarget,
+    resolve: dict[Value, Value] | None = None,
+    *,
+    exact: bool = False,
 ) -> PlannedContraction | None:
     """Plans a contraction and as much of its tail as possible; None when no generator takes it.
 
@@ -49,6 +54,7 @@ def plan_contraction(
         tail: element-wise nodes after it.
         target: the CPU.
         resolve: inputs of the fused group -> the values outside that they stand for.
+        exact: only methods whose results differ from the plain sum by the order of summation alone.
     """
     outer = resolve or {}
     dtype = node.result.dtype
@@ -57,7 +63,7 @@ def plan_contraction(
     if node.op.name == "matmul":
         return _plan_matmul(node, tail, target, outer)
     if node.op.name in ("conv", "conv_transpose"):
-        return _plan_window(node, tail, target, outer)
+        return _plan_window(node, tail, target, outer, exact)
     return None
 
 
@@ -78,7 +84,7 @@ def _finish(
 
 
 def _plan_window(
-    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value]
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], exact: bool
 ) -> PlannedContraction | None:
     x, w = node.operands[:2]
     rank = x.type.rank - 2
@@ -103,7 +109,7 @@ def _plan_window(
         dtype=node.result.dtype.name,
         epilogue=planned.epilogue or Epilogue(),
     )
-    normalized = generators.normalize(spec, target, x.shape[2:], node.result.shape[2:])
+    normalized = generators.normalize(spec, target, x.shape[2:], node.result.shape[2:], exact=exact)
     packed = generators.pack_weights(normalized, target, weights)
     operands: list[Value | np.ndarray] = [x, packed, *node.operands[2:]]
     ins, outs = _three(x.shape[2:]), _three(node.result.shape[2:])

@@ -48,11 +48,13 @@ class CpuLowering:
     Attributes:
         target: the CPU.
         sink: where kernels go.
+        exact: only kernels whose results differ from those of plain sums by the order of summation alone.
     """
 
-    def __init__(self, target: CpuTarget, sink: KernelSink) -> None:
+    def __init__(self, target: CpuTarget, sink: KernelSink, exact: bool = False) -> None:
         self.target = target
         self.sink = sink
+        self.exact = exact
 
     def __call__(self, node: Node, plan: PlanBuilder) -> None:
         """Appends the steps of one node.
@@ -144,7 +146,7 @@ class CpuLowering:
         if contraction.op.name == "resize":
             planned = plan_resize(contraction, tail, self.target)
         else:
-            planned = plan_contraction(contraction, tail, self.target, outside)
+            planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact)
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]

@@ -12,7 +12,7 @@ import typer
 
 from dhc.cli.compiling import report_data, show_report
 from dhc.cli.models import graph_signature, open_graph
-from dhc.cli.options import AsJson, Cpu, Debug, Model, NoCache, PrintAfter, Shapes, Threads, Verify
+from dhc.cli.options import AsJson, Cpu, Debug, Exact, Model, NoCache, PrintAfter, Shapes, Threads, Verify
 from dhc.cli.output import Output, require_folder
 from dhc.errors import UsageError
 
@@ -38,6 +38,7 @@ def compile_model(
     ] = None,
     print_after: PrintAfter = [],  # noqa: B006
     verify: Verify = False,
+    exact: Exact = False,
     no_cache: NoCache = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -59,7 +60,8 @@ def compile_model(
         progress("passes")
         targets = [name.strip() for name in target.split(",") if name.strip()]
         artifact = dhc.compile(
-            graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, emit=folder,
+            graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, exact=exact,
+            emit=folder,
             after_pass=pass_printer(print_after, targets), progress=progress,
         )  # fmt: skip
         progress("writing")

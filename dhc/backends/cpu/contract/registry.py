@@ -27,6 +27,7 @@ from dhc.backends.cpu.contract.transposed_plan import pays as pays_transposed
 from dhc.backends.cpu.contract.window import emit_window
 from dhc.backends.cpu.contract.window_plan import pack_weights as pack_window
 from dhc.backends.cpu.contract.winograd import emit_winograd
+from dhc.backends.cpu.contract.winograd_choice import winograd_tile
 from dhc.backends.cpu.contract.winograd_plan import pack_weights as pack_winograd
 from dhc.backends.cpu.target import CpuTarget
 
@@ -118,7 +119,9 @@ def _pays_narrow(spec: ConvSpec, target: CpuTarget, width: int) -> bool:
     return 1.15 * gapless < with_gaps
 
 
-def normalize(spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_size: Sequence[Any] = ()) -> Spec:
+def normalize(
+    spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_size: Sequence[Any] = (), *, exact: bool = False
+) -> Spec:
     """Sets what only matters for speed from what is known about sizes, so that equal needs share one kernel.
 
     Args:
@@ -126,8 +129,12 @@ def normalize(spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_si
         target: the target.
         in_size: spatial sizes of the input, numbers or symbolic expressions; empty: unknown.
         out_size: spatial sizes of the output.
+        exact: only methods that change no more than the order of summation.
     """
     if isinstance(spec, ConvSpec):
+        tile = 0 if exact else winograd_tile(spec, target, out_size)
+        if tile:
+            return dataclasses.replace(spec, winograd=tile)
         output_width = out_size[-1] if out_size and isinstance(out_size[-1], int) else None
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)

@@ -1,9 +1,9 @@
 """The two outer stages of a Winograd kernel: inputs to transformed tiles, products to outputs.
 
-Inputs are transformed with neighbouring tiles in the lanes of a vector, as the plain layout has them: rows of the map are
-transformed along y while they are contiguous, then columns are dealt out to the tiles' positions. Products come with
-output channels in the lanes, which fills vectors however few tiles a map has; each group of tiles that makes one vector
-of outputs is transposed on the way out.
+Inputs are transformed with neighbouring tiles in the lanes of a vector, as the plain layout has them: rows of the map
+are transformed along y while they are contiguous, then columns are dealt out to the tiles' positions. Products come
+with output channels in the lanes, which fills vectors however few tiles a map has; each group of tiles that makes one
+vector of outputs is transposed on the way out.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ ITEM = 4  # the transforms are for float32
 def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
     """Writes ``void inputs(from, from_stride, channels, y, x, height, width, to, to_stride, plane_stride)``.
 
-    Transforms ``lanes`` neighbouring tiles of each channel: those of which the first begins at row ``y``, column ``x`` of
-    the map, whose channels lie ``from_stride`` bytes apart. Outside of ``height`` x ``width`` the map is zero. Position
-    ``e`` of the tiles of channel ``c`` goes to the vector at ``to + e * plane_stride + c * to_stride``.
+    Transforms ``lanes`` neighbouring tiles of each channel: those of which the first begins at row ``y``, column ``x``
+    of the map, whose channels lie ``from_stride`` bytes apart. Outside of ``height`` x ``width`` the map is zero.
+    Position ``e`` of the tiles of channel ``c`` goes to the vector at ``to + e * plane_stride + c * to_stride``.
     """
     size, vector = m + 2, f"<{lanes} x float>"
     whole = m * lanes  # columns that begin a tile; 2 more are read

@@ -1,13 +1,13 @@
 """The small transforms of Winograd's minimal filtering, ``m`` x ``m`` outputs of a 3x3 window at a time.
 
 In one dimension ``m`` outputs of a 3-tap filter are ``A^T [(G g) * (B^T d)]`` for the taps ``g`` and ``m + 2`` inputs
-``d``: polynomial products, evaluated at ``m + 1`` points and at infinity. In two dimensions each transform is applied to
-both axes. S. Winograd, Arithmetic Complexity of Computations (1980); A. Lavin, S. Gray, Fast Algorithms for
+``d``: polynomial products, evaluated at ``m + 1`` points and at infinity. In two dimensions each transform is applied
+to both axes. S. Winograd, Arithmetic Complexity of Computations (1980); A. Lavin, S. Gray, Fast Algorithms for
 Convolutional Neural Networks (2016).
 
 The points are symmetric (0, +-a, +-b), so that a pair shares its products. For ``m = 4`` they are 0, +-sqrt(1/2),
-+-sqrt(2): with a * b = 1 the entries of the matrices lie nearer to 1 than for the usual 0, +-1, +-2, and rounding errors
-are a quarter of theirs.
++-sqrt(2): with a * b = 1 the entries of the matrices lie nearer to 1 than for the usual 0, +-1, +-2, and rounding
+errors are a quarter of theirs.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def emit_inputs(f: Function, m: int, values: Sequence[Value]) -> list[Value]:
     else:
         (a, b), (d0, d1, d2, d3, d4, d5) = squares, values
         # Even and odd parts of the rows of +-p: what the other pair's points leave.
-        pairs = [(times(d2, -other, d4), times(d1, -other, d3), p) for other, p in ((b, _POINTS[4][0]), (a, _POINTS[4][1]))]
+        pairs = [
+            (times(d2, -other, d4), times(d1, -other, d3), p) for other, p in ((b, _POINTS[4][0]), (a, _POINTS[4][1]))
+        ]
         first = times(d2, -(a + b), times(d0, _clean(a * b), d4))
         last = times(d3, -(a + b), times(d1, _clean(a * b), d5))
     middle = [times(odd, sign * p, even) for even, odd, p in pairs for sign in (1.0, -1.0)]
