@@ -24,16 +24,20 @@ MOST_SAMPLES = 1024
 def roi_align_kernel(  # type: ignore[no-untyped-def]
     x, rois, batches, scale, out, images, channels, height, width, high, wide, ratio, half, largest, first, end
 ):
-    """Work item: one region. Bilinear samples on a grid in each bin, averaged, or the largest weighted corner."""
+    """Work item: one region. Bilinear samples on a grid in each bin, averaged, or the largest weighted corner.
+
+    All of it in f64: ``float(x) * 1.0`` is that in Python and in Numba, which leaves an f32 an f32 in ``float``.
+    """
     offset = 0.5 if half != 0 else 0.0
     for roi in range(first, end):
         batch = batches[roi]
         if batch < 0 or batch >= images:
             return 1
-        left = rois[roi * 4] * scale[0] - offset
-        top = rois[roi * 4 + 1] * scale[0] - offset
-        roi_width = rois[roi * 4 + 2] * scale[0] - offset - left
-        roi_height = rois[roi * 4 + 3] * scale[0] - offset - top
+        factor = float(scale[0]) * 1.0
+        left = float(rois[roi * 4]) * 1.0 * factor - offset
+        top = float(rois[roi * 4 + 1]) * 1.0 * factor - offset
+        roi_width = float(rois[roi * 4 + 2]) * 1.0 * factor - offset - left
+        roi_height = float(rois[roi * 4 + 3]) * 1.0 * factor - offset - top
         if half == 0:
             roi_width = max(roi_width, 1.0)
             roi_height = max(roi_height, 1.0)
@@ -72,10 +76,10 @@ def roi_align_kernel(  # type: ignore[no-untyped-def]
                                     x_at = x_low
                                 ly = y - y_low
                                 lx = x_at - x_low
-                                a = (1.0 - ly) * (1.0 - lx) * x[base + y_low * width + x_low]
-                                b = (1.0 - ly) * lx * x[base + y_low * width + x_high]
-                                c = ly * (1.0 - lx) * x[base + y_high * width + x_low]
-                                d = ly * lx * x[base + y_high * width + x_high]
+                                a = (1.0 - ly) * (1.0 - lx) * (float(x[base + y_low * width + x_low]) * 1.0)
+                                b = (1.0 - ly) * lx * (float(x[base + y_low * width + x_high]) * 1.0)
+                                c = ly * (1.0 - lx) * (float(x[base + y_high * width + x_low]) * 1.0)
+                                d = ly * lx * (float(x[base + y_high * width + x_high]) * 1.0)
                                 if largest != 0:
                                     value = max(max(a, b), max(c, d))
                                 else:
@@ -108,8 +112,9 @@ def _type(call: Call) -> list[TensorType]:
 
 def _samples(start: float, extent: float, bins: int, sampling: int) -> np.ndarray:
     """Positions [bins, samples] along an axis."""
-    each = sampling or min(int(np.ceil(max(extent / bins, 0))), MOST_SAMPLES)
-    return start + (np.arange(bins)[:, None] + (np.arange(each) + 0.5) / max(each, 1)) * (extent / bins)
+    size = extent / bins
+    each = sampling or (int(min(np.ceil(size), MOST_SAMPLES)) if size > 0 else 0)
+    return start + np.arange(bins)[:, None] * size + (np.arange(each) + 0.5) * size / max(each, 1)
 
 
 def _axis(at: np.ndarray, extent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -135,7 +140,7 @@ def _reference(call: Call, x: np.ndarray, rois: np.ndarray, batches: np.ndarray,
             extents = [max(e, 1.0) for e in extents]
         y0, y1, fy, y_in = _axis(_samples(top, extents[0], a.height, a.sampling), height)
         x0, x1, fx, x_in = _axis(_samples(left, extents[1], a.width, a.sampling), width)
-        near = (y_in[:, :, None, None] & x_in[None, None]).astype(np.float64)
+        near = y_in[:, :, None, None] & x_in[None, None]
         fy, fx = fy[:, :, None, None], fx[None, None]
         image = x[batch].astype(np.float64)
 
@@ -144,19 +149,27 @@ def _reference(call: Call, x: np.ndarray, rois: np.ndarray, batches: np.ndarray,
             return taken
 
         parts = [
-            (1 - fy) * (1 - fx) * near * corner(y0, x0),
-            (1 - fy) * fx * near * corner(y0, x1),
-            fy * (1 - fx) * near * corner(y1, x0),
-            fy * fx * near * corner(y1, x1),
+            (1 - fy) * (1 - fx) * corner(y0, x0),
+            (1 - fy) * fx * corner(y0, x1),
+            fy * (1 - fx) * corner(y1, x0),
+            fy * fx * corner(y1, x1),
         ]
-        if parts[0].size == 0:
-            continue
-        if a.mode == "avg":
-            found = np.sum(parts, axis=0).mean(axis=(2, 4))
-        else:
-            found = np.max(np.stack(parts), axis=0).max(axis=(2, 4))
-        out[roi] = found.astype(x.dtype)
+        # [channels, rows, samples, columns, samples]; outside of the image there is nothing.
+        values = parts[0] + parts[1] + parts[2] + parts[3] if a.mode == "avg" else np.max(np.stack(parts), axis=0)
+        out[roi] = _joined(np.where(near, values, 0.0), a.mode).astype(x.dtype)
     return out
+
+
+def _joined(values: np.ndarray, mode: str) -> np.ndarray:
+    """The samples of each bin, row by row: their mean or the largest; 0 where a bin has none."""
+    channels, height, rows, width, columns = values.shape
+    total = np.zeros((channels, height, width))
+    for number, (row, column) in enumerate(np.ndindex(rows, columns)):
+        value = values[:, :, row, :, column]
+        larger = number == 0 or value > total
+        total = total + value if mode == "avg" else np.where(larger, value, total)
+    mean: np.ndarray = total / max(rows * columns, 1) if mode == "avg" else total
+    return mean
 
 
 def _args(call: Call) -> Sequence[Any]:
