@@ -1,147 +1,242 @@
-"""Whole models, dhc beside onnxruntime, taking turns on the same input; a wrong answer ends the measurement.
+"""Whole models, dhc beside the other engines, taking turns on the same input; a wrong answer ends with status 1.
 
-The models are those of the shared data (``DHC_SHARED_DATA``, else ``../shared/data``) and the light ones of the onnx
-package with random weights. ``DHC_BENCH_MODELS`` names those to measure, separated by commas; default: all.
+    python -m bench models                                          everything
+    python -m bench models --only resnet18,vgg16 --threads 1,2 --peers onnxruntime,openvino
+    python -m bench models --only suite --quick                     few rounds, no fresh processes
+
+``DHC_BENCH_MODELS`` is the default of ``--only``. Rows measured before on the same machine stay in the JSON file, so
+that the suite can be measured in pieces. A share of the peak may exceed 100 %: operations are counted as in a direct
+convolution, and Winograd's algorithm needs fewer.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
+import json
+import math
 import os
-import tempfile
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.interleaved import interleaved, median
-from bench.light_models import with_random_weights
+from bench.entries import Entry, chosen
+from bench.fresh import in_a_process
+from bench.machine import machine
+from bench.measuring import QUICK, Effort, difference, take_turns
+from bench.peers import PEERS, adapter
+from bench.signature import Signature
 
-TITLE = "Whole models, dhc beside onnxruntime (median ms of a run, one and two threads; ratio above 1: dhc is faster)"
+TITLE = "Whole models in float32: dhc beside other engines (ms of a run, median of rounds in turns)"
 
-_THREADS = (1, 2)
-_BUDGET_MS = 1200.0  # for the rounds of one model and one number of threads
-_LIGHT = (
-    "bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19",
-    "zfnet512",
-)  # fmt: skip
-# Sizes for inputs that the model leaves open, and for the networks that run on volumes of any size.
-_SHAPES: dict[str, tuple[int, ...]] = {
-    "brain_meshnet_11ch_3cls": (1, 1, 64, 64, 64),
-    "brain_meshnet_20ch_3cls_elu": (1, 1, 48, 48, 48),
-    "brain_meshnet_30ch_18cls_elu": (1, 1, 48, 48, 48),
-    "brain_meshnet_5ch_3cls": (1, 1, 64, 64, 64),
-    "brain_unet3d_small": (1, 1, 128, 128, 128),
-    "detect_fastestdet_coco": (1, 3, 352, 352),
-    "eeg_eegnet_8_2_erp": (8, 1, 60, 151),
-    "face_ultraface_rfb320": (1, 3, 240, 320),
-    "histology_tissue_mlp_eddl": (65536, 3),
-    "kws_micro_fp32": (1, 1960),
-    "kws_micro_int8_qdq": (1, 1960),
-    "mnist_cnn": (1, 1, 28, 28),
-    "mnist_cnn_int8_qoperator": (1, 1, 28, 28),
-    "retina_wnet_vessels": (1, 3, 512, 512),
-    "retina_wnet_vessels_int8_qdq": (1, 3, 512, 512),
-    "superres_x3": (1, 1, 224, 224),
-}
+_PEERS_MAY_DIFFER = 2e-2
+"""Peers whose Winograd loses digits still count; what differs by more computes something else."""
+
+Row = dict[str, Any]
 
 
-def run() -> list[dict[str, Any]]:
-    """One row for each model and number of threads."""
-    chosen = set(filter(None, os.environ.get("DHC_BENCH_MODELS", "").split(",")))
-    rows: list[dict[str, Any]] = []
-    for name, load, shape in _models():
-        if not chosen or name in chosen:
-            rows.extend(_measure(name, load(), shape))
-            print(f"    {name}: " + ", ".join(f"{row['ratio']:.2f}" for row in rows[-len(_THREADS) :]), flush=True)
-    wrong = [f"{row['model']}: {row['difference']:.3g}" for row in rows if row["difference"] > _allowed(row["model"])]
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line of this measurement."""
+    parser.add_argument("--only", default=os.environ.get("DHC_BENCH_MODELS", ""), help="models or groups, by commas")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, by commas")
+    parser.add_argument("--peers", default=",".join(PEERS), help="engines to compare with, by commas")
+    parser.add_argument("--quick", action="store_true", help="few rounds, no fresh processes")
+
+
+def run(options: argparse.Namespace | None = None) -> dict[str, Any]:
+    """The report: rows of times, tables of fixed costs and of refusals, the geometric means."""
+    if options is None:
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        options = parser.parse_args([])
+    threads = [int(text) for text in options.threads.split(",")]
+    peers, absent = installed([name for name in options.peers.split(",") if name])
+    tables: dict[str, list[Row]] = {"rows": [], "costs": [], "refused": absent}
+    for entry in chosen(options.only):
+        try:
+            entry.file()
+        except FileNotFoundError as error:
+            print(f"    {entry.name}: left out, {error}", flush=True)
+            continue
+        for name, rows in measure(entry, threads, peers, QUICK if options.quick else Effort(), options.quick).items():
+            tables[name] += rows
+    if not tables["rows"]:
+        raise SystemExit("none of the models is here")
+    wrong = [f"{row['model']} ({row['difference']:.2g})" for row in tables["rows"] if row["wrong"]]
+    for row in tables["rows"]:
+        del row["wrong"]
+    report = _report(_merged(tables), {name: adapter(name).version() for name in peers})
     if wrong:
-        raise SystemExit("answers differ, as a share of the largest value: " + "; ".join(wrong))
-    if not rows:
-        raise SystemExit("no model of these names, and no shared data at ../shared/data or DHC_SHARED_DATA")
-    return rows
+        report["failure"] = "dhc's answers differ: " + ", ".join(dict.fromkeys(wrong))
+    return report
 
 
-def _models() -> Iterator[tuple[str, Any, tuple[int, ...]]]:
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("DHC_SHARED_DATA", default)) / "models"
-    for name, shape in sorted(_SHAPES.items()):
-        path = folder / f"{name}.onnx"
-        if path.is_file():
-            yield name, path.read_bytes, shape
-    for name in _LIGHT:
-        yield f"light_{name}", partial(with_random_weights, name), (1, 3, 224, 224)
+def installed(names: list[str]) -> tuple[list[str], list[Row]]:
+    """The engines that are here, and rows for those that are not."""
+    found, absent = [], []
+    for name in names:
+        try:
+            adapter(name).version()
+            found.append(name)
+        except ImportError as error:
+            absent.append({"model": "all", "engine": name, "reason": f"not installed: {error}"})
+    return found, absent
 
 
-def _measure(name: str, model: bytes, shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    import onnxruntime as ort
+def measure(
+    entry: Entry, threads: list[int], peers: list[str], effort: Effort, quick: bool = False
+) -> dict[str, list[Row]]:
+    """Rows of one model."""
+    model, signature = entry.file(), entry.signature()
+    feeds = entry.feeds(signature)
+    tables: dict[str, list[Row]] = {"rows": [], "costs": [], "refused": []}
+    prepared: dict[str, Path] = {}
+    for name in ("dhc", *peers):
+        try:
+            prepared[name] = adapter(name).prepare(model, signature)
+        except Exception as error:
+            if name == "dhc":
+                raise
+            tables["refused"].append({"model": entry.name, "engine": name, "reason": _reason(error)})
+    operations = _operations(model)
+    wanted = reference(model, signature, feeds)
+    refused: set[str] = set()
+    best_of: dict[int, Row] = {}
+    for count in threads:
+        runs: dict[str, Callable[[], Any]] = {}
+        differs = {}
+        for name in [n for n in prepared if n not in refused]:
+            try:
+                opened = adapter(name).load(prepared[name], count, signature)
+                differs[name] = difference(opened(feeds), wanted) if wanted is not None else math.nan
+                if name != "dhc" and differs[name] > max(_PEERS_MAY_DIFFER, entry.allowed):
+                    raise ValueError(f"wrong answers, off by {differs[name]:.2g} of the largest value")
+                runs[name] = partial(opened, feeds)
+            except Exception as error:
+                if name == "dhc":
+                    raise
+                refused.add(name)
+                tables["refused"].append({"model": entry.name, "engine": name, "reason": _reason(error)})
+        times = take_turns(runs, effort)
+        row = _row(entry, count, {name: times.median(name) for name in runs}, peers, operations, times.rounds)
+        row["difference"] = differs["dhc"]
+        row["wrong"] = differs["dhc"] > entry.allowed
+        best_of[count] = row
+        tables["rows"].append(row)
+        print(f"    {_line(row)}", flush=True)
+        del runs, opened
+        gc.collect()
+    if 1 in best_of and 2 in best_of:
+        best_of[2]["efficiency"] = best_of[1]["dhc"] / (2 * best_of[2]["dhc"])
+    if not quick:
+        tables["costs"] = [_costs(entry.name, name, path, max(threads), signature) for name, path in prepared.items()
+                           if name not in refused]  # fmt: skip
+    return tables
 
-    import dhc_runtime
 
+def reference(model: Path, signature: Signature, feeds: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+    """onnxruntime's answers, which all others must equal; None where it is not installed."""
+    try:
+        return list(adapter("onnxruntime").load(model, 1, signature)(feeds))
+    except ImportError:
+        return None
+
+
+def _row(entry: Entry, threads: int, taken: dict[str, float], peers: list[str], operations: int, rounds: int) -> Row:
+    from dhc.backends.cpu.limits import peak_gflops
+
+    others = {name: ms for name, ms in taken.items() if name != "dhc"}
+    best = min(others, key=lambda name: others[name], default="")
+    gflops = operations / taken["dhc"] / 1e6
+    return {
+        "model": entry.name,
+        "threads": threads,
+        "dhc": taken["dhc"],
+        **{name: others.get(name) for name in PEERS},
+        "best peer": best,
+        "ratio": others[best] / taken["dhc"] if best else None,
+        "GFLOP/s": gflops,
+        "% of peak": 100 * gflops / peak_gflops(threads),
+        "efficiency": None,
+        "difference": 0.0,
+        "rounds": rounds,
+    }
+
+
+def _costs(model: str, engine: str, prepared: Path, threads: int, signature: Signature) -> Row:
+    """Fixed costs, in a process of its own."""
+    row: Row = {"model": model, "engine": engine, "compile s": None}
+    if engine == "dhc":
+        row["compile s"] = adapter("dhc").compile_seconds[prepared.stem]
+    return {**row, **in_a_process(engine, prepared, threads, signature)}
+
+
+def _operations(model: Path) -> int:
+    """Arithmetic operations of a run, counted on the graph as it was imported: convolutions count as direct ones."""
     import dhc
+    from dhc.backends.cost import operations
 
-    x = _input(name, shape)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.dhc"
-        start = time.perf_counter()
-        dhc.compile(dhc.load_onnx(model)).save(path)
-        compiled = time.perf_counter() - start
-        for threads in _THREADS:
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.log_severity_level = 3
-            theirs = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            with dhc_runtime.load(path, threads=threads) as ours:
-                feeds = {ours.inputs[0].name: x}
-                difference = _difference(list(ours.run(feeds).values()), theirs.run(None, feeds))
-                candidates = {"dhc": partial(ours.run, feeds), "onnxruntime": partial(theirs.run, None, feeds)}
-                once = sum(median(times) for times in interleaved(candidates, rounds=1, warm_up=1).values())
-                rounds = int(min(max(_BUDGET_MS / once, 3), 200))
-                times = interleaved(candidates, rounds, warm_up=1)
-            mine, other = median(times["dhc"]), median(times["onnxruntime"])
-            rows.append(
-                {
-                    "model": name,
-                    "input": "x".join(map(str, shape)),
-                    "threads": threads,
-                    "dhc ms": mine,
-                    "onnxruntime ms": other,
-                    "ratio": other / mine,
-                    "difference": difference,
-                    "import and compile s": compiled,
-                }
+    return sum(operations(node) for node in dhc.load_onnx(model))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
+
+
+def _line(row: Row) -> str:
+    peers = "  ".join(f"{name} {row[name]:.2f}" for name in PEERS if row.get(name) is not None)
+    ratio = "" if row["ratio"] is None else f"  ratio {row['ratio']:.2f} to {row['best peer']}"
+    return f"{row['model']} {row['threads']}t: dhc {row['dhc']:.2f}  {peers}{ratio}  diff {row['difference']:.1e}"
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def _merged(tables: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The new rows, and those of other models that an earlier run on this machine has stored."""
+    path = Path(__file__).parent / "results" / "models.json"
+    if not path.is_file():
+        return tables
+    old = json.loads(path.read_text(encoding="utf-8"))
+    if old.get("machine") != machine() or "costs" not in old.get("tables", {}):
+        return tables
+    kept = {"rows": old["rows"], **{name: old["tables"][name] for name in ("costs", "refused")}}
+    new_models = {row["model"] for row in tables["rows"]}
+    new_rows = {(row["model"], row["threads"]) for row in tables["rows"]}
+    merged = {
+        "rows": [row for row in kept["rows"] if (row["model"], row["threads"]) not in new_rows],
+        "refused": [row for row in kept["refused"] if row["model"] not in {*new_models, "all"}],
+        "costs": [row for row in kept["costs"] if row["model"] not in new_models or not tables["costs"]],
+    }
+    for name, rows in merged.items():
+        rows += tables[name]
+    order = {entry.name: number for number, entry in enumerate(chosen(""))}
+    for rows in merged.values():
+        rows.sort(key=lambda row: (order.get(row["model"], -1), row.get("threads", 0)))
+    return merged
+
+
+def _report(tables: dict[str, list[Row]], versions: dict[str, str]) -> dict[str, Any]:
+    suite = {entry.name for entry in chosen("suite")}
+    notes = [", ".join(f"{name} {version}" for name, version in versions.items())]
+    for threads in sorted({row["threads"] for row in tables["rows"]}):
+        ratios = {r["model"]: r["ratio"] for r in tables["rows"] if r["threads"] == threads and r["ratio"]}
+        part = [ratio for model, ratio in ratios.items() if model in suite]
+        if part:
+            mean = math.exp(sum(map(math.log, part)) / len(part))
+            behind = sorted(model for model, ratio in ratios.items() if model in suite and ratio < 1)
+            words = f"behind on {len(behind)}: {', '.join(behind)}" if behind else "behind on none"
+            plural = "s" if threads > 1 else ""
+            notes.append(
+                f"{threads} thread{plural}: geometric mean of the ratio to each model's fastest peer over "
+                f"{len(part)} models of the suite: {mean:.3f}; {words}"
             )
-    return rows
-
-
-def _allowed(name: str) -> float:
-    """onnxruntime fuses int8 operators into kernels that round differently."""
-    return 0.1 if "int8" in name else 1e-4
-
-
-def _input(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Random values in the range that the model takes."""
-    x = np.random.default_rng(5).random(shape, dtype=np.float32)
-    if name == "brain_unet3d_small":  # noise is no brain: every probability would vanish
-        squares = [((np.arange(size, dtype=np.float32) - size / 2) / (size / 4)) ** 2 for size in shape[2:]]
-        distance = squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
-        x = np.exp(-distance) * (0.9 + 0.1 * x)
-    elif name.startswith("light"):  # images are centred on zero
-        x = 4 * x - 2
-    elif name.startswith(("mnist", "histology")):
-        x *= 255
-    return np.ascontiguousarray(x, np.float32)
-
-
-def _difference(actual: list[np.ndarray], wanted: list[np.ndarray]) -> float:
-    """Largest difference as a share of the largest value, over all outputs."""
-    shares = []
-    for a, w in zip(actual, wanted, strict=True):
-        if a.shape != w.shape or a.dtype != w.dtype:
-            return float("inf")
-        largest = float(np.abs(w).max())
-        shares.append(float(np.abs(a.astype(np.float64) - w).max()) / largest if largest else float("inf"))
-    return max(shares)
+    for note in notes[1:]:
+        print(f"    {note}", file=sys.stdout, flush=True)
+    rows = tables.pop("rows")
+    return {"title": TITLE, "machine": machine(), "notes": notes, "rows": rows, "tables": tables}

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def benchmarks() -> str:
-    """One table for each JSON file of bench/results: the columns are the keys of its rows."""
+    """The tables of each JSON file of bench/results: the columns are the keys of their rows."""
     parts = []
     for path in sorted((REPOSITORY / "bench" / "results").glob("*.json")):
         if path.stem == "conformance":
@@ -36,13 +36,27 @@ def benchmarks() -> str:
         rows = report.get("rows", [])
         if not rows:
             continue
-        header = list(rows[0])
-        cells = [
-            [f"{row[key]:.3g}" if isinstance(row.get(key), float) else str(row.get(key, "")) for key in header]
-            for row in rows
-        ]
-        parts.append(f"## {report.get('title', path.stem)}\n\n{report.get('machine', '')}\n\n{table(header, cells)}\n")
+        notes = "".join(f"- {note}\n" for note in report.get("notes", []))
+        parts.append(
+            f"## {report.get('title', path.stem)}\n\n{report.get('machine', '')}\n\n{notes}\n{_figures(rows)}\n"
+        )
+        for name, more in report.get("tables", {}).items():
+            if more:
+                parts.append(f"### {name.capitalize()}\n\n{_figures(more)}\n")
     return "\n".join(parts) or "No measurements are stored; `make bench` makes them."
+
+
+def _figures(rows: list[dict[str, Any]]) -> str:
+    header = list(rows[0])
+    return table(header, [[_figure(row.get(key)) for key in header] for row in rows])
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def conformance() -> str:
@@ -148,6 +162,55 @@ def support() -> str:
     return "\n".join(parts)
 
 
+def onnx() -> str:
+    """Every ONNX operator: the versions that are imported, the element types by what runs them on the CPU target."""
+    from onnx_operators import answers, types_not_read, versions
+
+    found = answers()
+    parts, refused, limits = [], [], []
+    known = versions()
+    for domain in sorted({domain for domain, _ in known}):
+        rows = []
+        for (own, name), history in known.items():
+            if own != domain:
+                continue
+            without = [str(version) for version, how in history if not how]
+            if without:
+                refused.append([f"{domain}.{name}", ", ".join(without)])
+            taken = [f"*{version}*" if how == "function" else str(version) for version, how in history if how]
+            if not taken:
+                continue
+            cases = found.get((domain, name), [])
+            cells = [_types_of(case.dtype for case in cases if case.how == how) for how in HOW]
+            rows.append([name, ", ".join(taken), *(cells if cases else ["no case", "", ""])])
+            reasons: dict[str, set[str]] = {}
+            for case in cases:
+                if case.reason:
+                    reasons.setdefault(_in_short(case.reason), set()).add(case.dtype)
+            limits.extend([name, _types_of(dtypes), reason] for reason, dtypes in reasons.items())
+        if rows:
+            parts.append(f"### {domain}\n\n{table(['operator', 'versions', *HOW], rows)}\n")
+    parts.append(f"### Limitations of the CPU target\n\n{table(['operator', 'element types', 'reason'], limits)}\n")
+    parts.append(f"### Not imported\n\n{table(['operator', 'versions'], refused)}\n")
+    parts.append(f"Element types that are not read: {', '.join(types_not_read())}.\n")
+    return "\n".join(parts)
+
+
+def _in_short(reason: str) -> str:
+    """A reason without the shapes of the case that it was found with."""
+    return re.sub(r"^(\w+)\(.*operand .* is one of .*", r"the op `\1` does not take this type", reason)
+
+
+HOW = ("compiled", "opaque", "interpreted")
+
+
+def _types_of(dtypes: Iterable[str]) -> str:
+    from dhc.ir.dtypes import ALL
+
+    order = list(ALL)
+    return _families(sorted(set(dtypes), key=order.index))
+
+
 FAMILIES = {
     "floats": ("f64", "f32", "f16", "bf16"),
     "integers": ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8"),
@@ -207,6 +270,7 @@ def exit_codes() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "conformance": conformance,
+    "onnx": onnx,
     "ir": ir,
     "ops": ops,
     "support": support,

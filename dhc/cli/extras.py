@@ -41,7 +41,11 @@ EXTRAS = (
     Extra("opencl", "OpenCL devices (planned)", ("pyopencl",)),
     Extra("cuda", "NVIDIA GPUs (planned)", ("numba-cuda",)),
     Extra("fpga", "FPGA boards (planned); pynq itself comes with the board's image", ()),
-    Extra("bench", "comparing with onnxruntime and OpenVINO", ("onnxruntime", "openvino", "psutil")),
+    Extra(
+        "bench",
+        "comparing with onnxruntime, OpenVINO, MNN and ncnn",
+        ("MNN", "ncnn", "onnxruntime", "openvino", "pnnx", "psutil"),
+    ),
 )
 
 

@@ -1,0 +1,46 @@
+"""OpenVINO, latency hint, float32 forced: its default on processors with bf16 rounds to bf16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench.peers import Arrays, Run
+from bench.signature import Signature
+
+NAME = "openvino"
+
+
+def version() -> str:
+    import openvino
+
+    return str(openvino.__version__).split("-")[0]
+
+
+def prepare(model: Path, signature: Signature) -> Path:
+    return model
+
+
+def load(prepared: Path, threads: int, signature: Signature) -> Run:
+    import openvino as ov
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    compiled = ov.Core().compile_model(str(prepared), "CPU", settings)
+    request = compiled.create_infer_request()
+    outputs = compiled.outputs
+
+    def run(given: Arrays) -> list[np.ndarray]:
+        results = request.infer(dict(given), share_inputs=True)
+        return [results[output] for output in outputs]
+
+    return run
+
+
+def warm_import() -> None:
+    import openvino  # noqa: F401
