@@ -8,8 +8,9 @@ lengths and shapes in sequences and optionals.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx.backend.base import Backend, BackendRep
@@ -21,6 +22,7 @@ from dhc.frontend.onnx.containers import containers_of, deciding_inputs, tensors
 from dhc.frontend.onnx.context import NeedsValueError
 from dhc.frontend.onnx.tensors import to_array
 
+T = TypeVar("T")
 _CONTAINERS = ("sequence_type", "optional_type")
 DEVICES = {"CPU": "cpu", "REFERENCE": "reference"}
 
@@ -32,6 +34,8 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
         graph: the graph of the latest specialisation.
         fixed: names of the inputs that became part of it.
         compiled: the graph after all passes (None for the interpreter).
+        names: names of the inputs.
+        containers: names of those that are sequences or optionals.
     """
 
     def __init__(self, model: Any, target: str, options: dict[str, Any]) -> None:
@@ -39,8 +43,8 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
         self._target = target
         initialized = {t.name for t in model.graph.initializer}
         inputs = [v for v in model.graph.input if v.name not in initialized]
-        self._names = [v.name for v in inputs]
-        self._containers = [v.name for v in inputs if v.type.WhichOneof("value") in _CONTAINERS]
+        self.names = [v.name for v in inputs]
+        self.containers = [v.name for v in inputs if v.type.WhichOneof("value") in _CONTAINERS]
         self._outputs = [v.name for v in model.graph.output]
         self._options = options
         self._prepared: dict[Any, tuple[Any, Any, tuple[str, ...]]] = {}
@@ -55,7 +59,7 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
         Raises:
             dhc.errors.DhcError: the model or the inputs do not fit.
         """
-        given = dict(inputs) if isinstance(inputs, dict) else dict(zip(self._names, inputs))
+        given = dict(inputs) if isinstance(inputs, dict) else dict(zip(self.names, inputs))
         graph, session, fixed = self._specialise(given)
         containers = containers_of(graph)
         for name in containers.keys() & given.keys():
@@ -70,24 +74,14 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
 
     def _specialise(self, given: dict[str, Any]) -> tuple[Any, Any, tuple[str, ...]]:
         # The interpreter holds sequences and optionals as they are.
-        containers = [] if self._target == "reference" else self._containers
-        shapes = {n: _shapes(given[n]) for n in containers if n in given}
+        containers = [] if self._target == "reference" else self.containers
+        shapes = {n: shapes_in(given[n]) for n in containers if n in given}
         key = self._key(given, shapes)
         if key in self._prepared:
             return self._prepared[key]
         fixed = {n: given[n] for n in self._decisive if n in given}
-        while True:
-            graph = None
-            try:
-                graph = load_onnx(self._data, shapes=shapes, values=fixed)
-                session = None if self._target == "reference" else self._compiled(graph)
-                break
-            except UnsupportedError as error:
-                wanted = error.inputs if isinstance(error, NeedsValueError) else deciding_inputs(graph) if graph else ()
-                missing = [n for n in wanted if n not in fixed and n in given]
-                if not missing:
-                    raise
-            fixed.update({n: given[n] for n in missing})
+        finish = (lambda graph: None) if self._target == "reference" else self._compiled
+        graph, session = specialised(self._data, given, shapes, fixed, finish)
         self._decisive = tuple(sorted(fixed))
         key = self._key(given, shapes)
         self._prepared[key] = (graph, session, self._decisive)
@@ -104,11 +98,42 @@ class DhcBackendRep(BackendRep):  # type: ignore[misc]
         return repr(sorted(shapes.items())), tuple((n, v.tobytes(), v.shape) for n, v in values)
 
 
-def _shapes(value: Any) -> Any:
+def specialised(
+    data: bytes, given: Mapping[str, Any], shapes: Mapping[str, Any], fixed: dict[str, Any], finish: Callable[[Any], T]
+) -> tuple[Any, T]:
+    """A model imported with as few inputs fixed to their values as possible.
+
+    Args:
+        data: the model.
+        given: values of inputs by name.
+        shapes: see `load_onnx`.
+        fixed: inputs that are fixed already; those found necessary are added.
+        finish: what shall be done with the graph; may refuse it.
+
+    Returns:
+        The graph, and the result of `finish`.
+
+    Raises:
+        dhc.errors.UnsupportedError: no values help.
+    """
+    while True:
+        graph = None
+        try:
+            graph = load_onnx(data, shapes=shapes, values=fixed)
+            return graph, finish(graph)
+        except UnsupportedError as error:
+            wanted = error.inputs if isinstance(error, NeedsValueError) else deciding_inputs(graph) if graph else ()
+            missing = [n for n in wanted if n not in fixed and n in given]
+            if not missing:
+                raise
+        fixed.update({n: given[n] for n in missing})
+
+
+def shapes_in(value: Any) -> Any:
     """What `load_onnx` wants to know of a container: the shape of each element, or None."""
     if value is None:
         return None
-    return [_shapes(v) for v in value] if isinstance(value, (list, tuple)) else np.shape(value)
+    return [shapes_in(v) for v in value] if isinstance(value, (list, tuple)) else np.shape(value)
 
 
 class DhcBackend(Backend):  # type: ignore[misc]

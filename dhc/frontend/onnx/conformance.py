@@ -179,7 +179,7 @@ def run_case(case: Any, device: str) -> Outcome:
         for inputs, outputs in data_sets(case, model):
             found = prepared.run(inputs)
             if prepared.compiled is not None:
-                how = _how(prepared.compiled)
+                how = code_of(prepared.compiled)
             if len(found) != len(outputs):
                 reason = f"{len(found)} outputs where {len(outputs)} are expected"
             for f, w in zip(found, outputs):
@@ -194,7 +194,8 @@ def run_case(case: Any, device: str) -> Outcome:
     return Outcome(case.name, operators, status, reason, how, time.perf_counter() - start)
 
 
-def _how(graph: Any) -> str:
+def code_of(graph: Any) -> str:
+    """``opaque`` when one of the kernels of a compiled graph is written as a loop in Python, else ``compiled``."""
     from dhc.ir.kinds import Opaque
 
     return "opaque" if any(isinstance(node.op.kind, Opaque) for node in graph.walk()) else "compiled"

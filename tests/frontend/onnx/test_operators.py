@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
@@ -59,6 +60,36 @@ def test_scatter_is_scatter_elements(device: str, axis: int) -> None:
     model = single("Scatter", inputs, opset=10, axis=axis)
     wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
     np.testing.assert_array_equal(DhcBackend.run_model(model, inputs, device)[0], wanted)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("op", "gates", "outputs"), [("LSTM", 4, 3), ("GRU", 3, 2), ("RNN", 1, 2)])
+def test_recurrent_layers_in_16_bits_compute_in_f32(device: str, dtype: Any, op: str, gates: int, outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"x": (5, 2, 3), "w": (1, gates * 4, 3), "r": (1, gates * 4, 4), "b": (1, 2 * gates * 4)}
+    inputs = {name: rng.uniform(-1, 1, shape).astype(dtype) for name, shape in shapes.items()}
+    wide = {name: array.astype(np.float32) for name, array in inputs.items()}
+    found = run(device, op, inputs, outputs=outputs, hidden_size=4)
+    wanted = run(device, op, wide, outputs=outputs, hidden_size=4)
+    for f, w in zip(found, wanted, strict=True):
+        assert f.dtype == dtype
+        np.testing.assert_array_equal(f, w.astype(dtype))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_small_floats_that_are_not_finite(device: str) -> None:
+    x = np.array([1, -np.inf, np.inf, np.nan, 0], np.float32).astype(ml_dtypes.float8_e5m2)
+    np.testing.assert_array_equal(run(device, "IsNaN", {"x": x})[0], [False, False, False, True, False])
+    np.testing.assert_array_equal(run(device, "IsInf", {"x": x})[0], [False, True, True, False, False])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_shrinking_integers_rounds_towards_zero(device: str) -> None:
+    x = np.array([-3, -2, -1, 0, 1, 2, 3], np.int32)
+    (found,) = run(device, "Shrink", {"x": x}, lambd=1.5, bias=0.5)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, [-2, -1, 0, 0, 0, 1, 2])
 
 
 # ---- random numbers --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir import symbols
+from dhc.ir.dtypes import f64
 from dhc.ir.graph import Value
 
 # operator -> (op, {attribute: default in ONNX})
@@ -45,10 +46,12 @@ def gelu(n: NodeContext) -> Value:
 @onnx_op("Shrink")
 def shrink(n: NodeContext) -> Value:
     """X + bias below -lambd, x - bias above lambd, else 0."""
-    x = n.value(0)
+    given = n.value(0)
+    x = n.b.cast(given, dtype=f64) if given.dtype.is_integer else given
     bias, threshold = n.b.like(n.attr("bias", 0.0), x), n.attr("lambd", 0.5)
     above = n.b.where(n.b.gt(x, n.b.like(threshold, x)), n.b.sub(x, bias), n.b.like(0, x))
-    return n.b.where(n.b.lt(x, n.b.like(-threshold, x)), n.b.add(x, bias), above)
+    result = n.b.where(n.b.lt(x, n.b.like(-threshold, x)), n.b.add(x, bias), above)
+    return n.b.cast(result, dtype=given.dtype) if given.dtype.is_integer else result
 
 
 @onnx_op("Softmax", "LogSoftmax", "Hardmax", since=13)

@@ -10,14 +10,14 @@ import numpy as np
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.frontend.onnx.tensors import from_onnx_dtype
-from dhc.ir.dtypes import SUB_BYTE, DType
+from dhc.ir.dtypes import SUB_BYTE, DType, f32
 from dhc.ir.graph import Value
 
 _UNARY = {
     "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh", "Atan": "atan",
     "Atanh": "atanh", "BitwiseNot": "bit_not", "Ceil": "ceil", "Cos": "cos", "Cosh": "cosh", "Erf": "erf",
-    "Exp": "exp", "Floor": "floor", "IsNaN": "is_nan", "Log": "log", "Neg": "neg", "Not": "logical_not",
-    "Round": "round", "Sign": "sign", "Sin": "sin", "Sinh": "sinh", "Sqrt": "sqrt", "Tan": "tan", "Tanh": "tanh",
+    "Exp": "exp", "Floor": "floor", "Log": "log", "Neg": "neg", "Not": "logical_not", "Round": "round",
+    "Sign": "sign", "Sin": "sin", "Sinh": "sinh", "Sqrt": "sqrt", "Tan": "tan", "Tanh": "tanh",
 }  # fmt: skip
 
 _BINARY = {
@@ -60,7 +60,19 @@ def reciprocal(n: NodeContext) -> Value:
 def is_inf(n: NodeContext) -> Value:
     """Which infinities count is given by attributes."""
     negative, positive = bool(n.attr("detect_negative", 1)), bool(n.attr("detect_positive", 1))
-    return n.b.is_inf(n.value(0), negative=negative, positive=positive)
+    return n.b.is_inf(_computed(n, n.value(0)), negative=negative, positive=positive)
+
+
+@onnx_op("IsNaN")
+def is_nan(n: NodeContext) -> Value:
+    """True for NaN."""
+    return n.b.is_nan(_computed(n, n.value(0)))
+
+
+def _computed(n: NodeContext, x: Value) -> Value:
+    """Small floats are for storage: their value in f32."""
+    value: Value = n.b.cast(x, dtype=f32) if x.dtype.is_float and x.dtype.bits < 16 else x
+    return value
 
 
 @onnx_op("Pow")
