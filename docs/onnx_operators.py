@@ -226,7 +226,7 @@ def _retyped(case: Any, dtype: str, every: bool) -> Any:
     for attribute in node.attribute:
         if attribute.name == "to":  # a type of as many bits, for casts of bits
             bits = as_dtype(dtype).bits
-            attribute.i = to_onnx_dtype(as_dtype(f"u{bits}" if bits <= 64 else dtype))
+            attribute.i = to_onnx_dtype(as_dtype(f"u{bits}" if 0 < bits <= 64 else dtype))
     first, code = parameters[model.graph.input[0].name], model.graph.input[0].type.tensor_type.elem_type
     for info in model.graph.input:
         if info.type.WhichOneof("value") != "tensor_type":
