@@ -9,6 +9,7 @@ import numpy as np
 
 from dhc_runtime.errors import CompileError
 
+from dhc.backends.cpu.attention import plan_attention
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
@@ -86,12 +87,24 @@ class CpuLowering:
         results = list(zip(body.outputs, node.results))  # a group may return one value twice
         nodes = body.nodes
         contractions = [n for n in nodes if _has_epilogue(n)]
+        if len(contractions) == 2 and self._attention(node, outside, plan):
+            return
         if len(contractions) != 1 or len(results) != 1 or not _is_epilogue(contractions[0], nodes, results[0][0]):
             self._group(nodes, list(body.inputs), results, outside, plan, node)
             return
         contraction = contractions[0]
         tail = [n for n in nodes if n is not contraction]
         self._contraction(contraction, tail, outside, results, plan, node)
+
+    def _attention(self, node: Node, outside: dict[Value, Value], plan: PlanBuilder) -> bool:
+        planned = plan_attention(node.regions[0], self.target)
+        if planned is None:
+            return False
+        operands = [self._operand(v, outside, plan) for v in planned.operands]
+        out = plan.buffer(node.result)
+        scratch = plan.scratch(dtypes.u8, (THREADS * planned.scratch,))
+        plan.kernel(self.sink.contract(planned.code), [*operands, out, scratch], planned.params, node)
+        return True
 
     def _group(
         self,

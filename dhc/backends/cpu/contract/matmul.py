@@ -7,13 +7,14 @@ serves its transpose. Each result is one sum in the order of k, whatever the num
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dhc.backends.cpu.contract.packing import emit_pack
+from dhc.backends.cpu.contract.packing import transpose_block as transpose_block
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, load_lanes, tile_shape
-from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, tile_shape
+from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -57,95 +58,6 @@ def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.n
     return np.ascontiguousarray(padded.reshape(k, panels, columns).transpose(1, 0, 2))
 
 
-def transpose_block(f: Function, rows: list[Value], lanes: int) -> list[Value]:
-    """Transposes ``lanes`` vectors of ``lanes`` elements in registers, in log2(lanes) rounds of shuffles."""
-    distance = lanes // 2
-    # Each round exchanges the off-diagonal halves of blocks of 2 * distance.
-    while distance:
-        result: list[Value | None] = [None] * lanes
-        for i in range(lanes):
-            if i & distance:
-                continue
-            low, high = rows[i], rows[i + distance]
-            first = [j if not j & distance else lanes + (j - distance) for j in range(lanes)]
-            second = [j + distance if not j & distance else lanes + j for j in range(lanes)]
-            result[i] = f.shuffle(low, high, first)
-            result[i + distance] = f.shuffle(low, high, second)
-        rows = [row for row in result if row is not None]
-        distance //= 2
-    return rows
-
-
-def _emit_pack(module: Module, spec: MatmulSpec, shape: TileShape) -> Function:
-    """``void pack(b, n, k, first_step, steps, first_column, to)``: one panel of ``steps`` steps, zero-filled."""
-    item, lanes, element = ITEM_BYTES[spec.dtype], shape.lanes, ELEMENT[spec.dtype]
-    vector, columns = f"<{lanes} x {element}>", shape.columns
-    f = module.function(
-        "pack",
-        "void",
-        (
-            ("ptr", "b"),
-            ("i64", "n"),
-            ("i64", "k"),
-            ("i64", "first_step"),
-            ("i64", "steps"),
-            ("i64", "first_column"),
-            ("ptr", "to"),
-        ),
-    )
-    b, n, k, first, steps, column, to = (f.argument(name) for _, name in f.arguments)
-    width = f.value(f.minimum(columns, n - column))
-    if not spec.transpose_b:
-        source = f.at(b, (first * n + column) * item)
-
-        def whole() -> None:
-            with f.loop(0, steps) as s:
-                for v in range(shape.vectors):
-                    value = f.load(vector, f.at(f.at(source, s * n * item), v * lanes * item), item)
-                    f.store(value, f.at(f.at(to, s * (columns * item)), v * lanes * item), lanes * item)
-
-        def edge() -> None:
-            with f.loop(0, steps) as s:
-                for v in range(shape.vectors):
-                    left = f.value(f.maximum(0, f.minimum(lanes, width - v * lanes)))
-                    value = load_lanes(f, vector, f.at(f.at(source, s * n * item), v * lanes * item), left, item)
-                    f.store(value, f.at(f.at(to, s * (columns * item)), v * lanes * item), lanes * item)
-
-        f.if_else(width.equals(columns), whole, edge)
-        f.ret()
-        return f
-
-    source = f.at(b, (column * k + first) * item)
-
-    def scalars(j: Value, start: Int, stop: Value) -> None:
-        with f.loop(start, stop) as s:
-            value = f.load(element, f.at(source, (j * k + s) * item), item)
-            f.store(value, f.at(to, (s * columns + j) * item), item)
-
-    def block(group: int) -> None:
-        bulk = (steps // lanes) * lanes
-        with f.loop(0, bulk, lanes) as s:
-            rows = [f.load(vector, f.at(source, (k * (group + j) + s) * item), item) for j in range(lanes)]
-            for i, row in enumerate(transpose_block(f, rows, lanes)):
-                f.store(row, f.at(to, ((s + i) * columns + group) * item), lanes * item)
-        with f.loop(group, group + lanes) as j:
-            scalars(j, bulk, steps)
-
-    def ragged(group: int) -> None:
-        with f.loop(group, group + lanes) as j:
-
-            def zeros(j: Value = j) -> None:
-                with f.loop(0, steps) as s:
-                    f.store(f.constant(0.0, element), f.at(to, (s * columns + j) * item), item)
-
-            f.if_else(j < width, lambda j=j: scalars(j, 0, steps), zeros)  # type: ignore[misc]
-
-    for group in range(0, columns, lanes):
-        f.if_else(width >= group + lanes, functools.partial(block, group), functools.partial(ragged, group))
-    f.ret()
-    return f
-
-
 def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     """Generates the kernel of a matrix product.
 
@@ -171,7 +83,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
         )
         for rows in row_counts
     }
-    pack = None if spec.packed_b else _emit_pack(module, spec, shape)
+    pack = None if spec.packed_b else emit_pack(module, "pack", spec.dtype, shape, spec.transpose_b)
     bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
     buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=not spec.packed_b)
     store = emit_store(
@@ -194,6 +106,8 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     scratch = None if spec.packed_b else f.at(f.pointer_argument(buffers.index("scratch")), tid * pack_bytes)
     sums = f.stack(shape.rows * columns * item)
     row_stride, step_stride = (f.const(item), m * item) if spec.transpose_a else (k * item, f.const(item))
+
+    b_row = k if spec.transpose_b else n
 
     # Column blocks: as many panels as fit the scratch memory, then evened out over the threads.
     batches = names["batch0"] * names["batch1"] * names["batch2"]
@@ -242,7 +156,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                     wanted = small if spec.transpose_b else small & (ragged | in_place.equals(0))
                     with f.if_(wanted):
                         to = f.at(scratch, (panel - first_panel) * (columns * item) * k)
-                        f.call(pack, [b, n, k, 0, k, panel * columns, to])
+                        f.call(pack, [b, b_row, n, 0, k, panel * columns, to])
 
         def run_tile(
             rows: int,
@@ -269,7 +183,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                     # A panel that is longer than the scratch memory is copied piece by piece for each tile.
                     with f.loop(0, k, step_limit) as s:
                         steps = f.value(f.minimum(step_limit, k - s))
-                        f.call(pack, [b, n, k, s, steps, panel * columns, scratch])
+                        f.call(pack, [b, b_row, n, s, steps, panel * columns, scratch])
                         accumulate(f.at(a_tile, s * step_stride), scratch, columns * item, steps, s > 0)
 
                 def from_scratch() -> None:

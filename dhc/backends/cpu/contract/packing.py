@@ -1,0 +1,105 @@
+"""Copies of a matrix as panels: as many columns as a register tile has, one row of the panel after the other."""
+
+from __future__ import annotations
+
+import functools
+
+from dhc.backends.cpu.contract.tile import TileShape, load_lanes
+from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+
+
+def transpose_block(f: Function, rows: list[Value], lanes: int) -> list[Value]:
+    """Transposes ``lanes`` vectors of ``lanes`` elements in registers, in log2(lanes) rounds of shuffles."""
+    distance = lanes // 2
+    # Each round exchanges the off-diagonal halves of blocks of 2 * distance.
+    while distance:
+        result: list[Value | None] = [None] * lanes
+        for i in range(lanes):
+            if i & distance:
+                continue
+            low, high = rows[i], rows[i + distance]
+            first = [j if not j & distance else lanes + (j - distance) for j in range(lanes)]
+            second = [j + distance if not j & distance else lanes + j for j in range(lanes)]
+            result[i] = f.shuffle(low, high, first)
+            result[i + distance] = f.shuffle(low, high, second)
+        rows = [row for row in result if row is not None]
+        distance //= 2
+    return rows
+
+
+def emit_pack(module: Module, name: str, dtype: str, shape: TileShape, transposed: bool) -> Function:
+    """Writes ``void pack(b, row, n, first_step, steps, first_column, to)``: one panel of ``steps`` steps, zero-filled.
+
+    Args:
+        module: receives the function.
+        name: its name.
+        dtype: element type.
+        shape: the register tile, whose columns a panel has.
+        transposed: ``b`` is stored ``[n, k]``, else ``[k, n]``; ``row`` elements from one stored row to the next.
+    """
+    item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
+    vector, columns = f"<{lanes} x {element}>", shape.columns
+    f = module.function(
+        name,
+        "void",
+        (
+            ("ptr", "b"),
+            ("i64", "row"),
+            ("i64", "n"),
+            ("i64", "first_step"),
+            ("i64", "steps"),
+            ("i64", "first_column"),
+            ("ptr", "to"),
+        ),
+    )
+    b, stride, n, first, steps, column, to = (f.argument(name) for _, name in f.arguments)
+    width = f.value(f.minimum(columns, n - column))
+    if not transposed:
+        source = f.at(b, (first * stride + column) * item)
+
+        def whole() -> None:
+            with f.loop(0, steps) as s:
+                for v in range(shape.vectors):
+                    value = f.load(vector, f.at(f.at(source, s * stride * item), v * lanes * item), item)
+                    f.store(value, f.at(f.at(to, s * (columns * item)), v * lanes * item), lanes * item)
+
+        def edge() -> None:
+            with f.loop(0, steps) as s:
+                for v in range(shape.vectors):
+                    left = f.value(f.maximum(0, f.minimum(lanes, width - v * lanes)))
+                    value = load_lanes(f, vector, f.at(f.at(source, s * stride * item), v * lanes * item), left, item)
+                    f.store(value, f.at(f.at(to, s * (columns * item)), v * lanes * item), lanes * item)
+
+        f.if_else(width.equals(columns), whole, edge)
+        f.ret()
+        return f
+
+    source = f.at(b, (column * stride + first) * item)
+
+    def scalars(j: Value, start: Int, stop: Value) -> None:
+        with f.loop(start, stop) as s:
+            value = f.load(element, f.at(source, (j * stride + s) * item), item)
+            f.store(value, f.at(to, (s * columns + j) * item), item)
+
+    def block(group: int) -> None:
+        bulk = (steps // lanes) * lanes
+        with f.loop(0, bulk, lanes) as s:
+            rows = [f.load(vector, f.at(source, (stride * (group + j) + s) * item), item) for j in range(lanes)]
+            for i, row in enumerate(transpose_block(f, rows, lanes)):
+                f.store(row, f.at(to, ((s + i) * columns + group) * item), lanes * item)
+        with f.loop(group, group + lanes) as j:
+            scalars(j, bulk, steps)
+
+    def ragged(group: int) -> None:
+        with f.loop(group, group + lanes) as j:
+
+            def zeros(j: Value = j) -> None:
+                with f.loop(0, steps) as s:
+                    f.store(f.constant(0.0, element), f.at(to, (s * columns + j) * item), item)
+
+            f.if_else(j < width, lambda j=j: scalars(j, 0, steps), zeros)  # type: ignore[misc]
+
+    for group in range(0, columns, lanes):
+        f.if_else(width >= group + lanes, functools.partial(block, group), functools.partial(ragged, group))
+    f.ret()
+    return f
