@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.copying import emit_copy_row
-from dhc.backends.cpu.contract.matmul import transpose_block
 from dhc.backends.cpu.contract.pointwise import is_pointwise
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_store, even_share, row_tiles, tile_shape
+from dhc.backends.cpu.contract.transpose import transposed
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -150,12 +150,12 @@ def _emit_tile(module: Module, rows: int, shape: TileShape, dtype: str, pitch: i
         a.set(f.at(a_now, f.argument("a_stride")))
         b.set(f.at(b_now, shape.columns * item))
 
-    def transposed() -> None:
+    def finish() -> None:
         zero = Value(f, vector, "zeroinitializer")
         for v in range(shape.vectors):
             for first in range(0, rows, lanes):
                 some = [sums[r][v].get() if r < rows else zero for r in range(first, first + lanes)]
-                for j, value in enumerate(transpose_block(f, some, lanes)):
+                for j, value in enumerate(transposed(f, some, lanes)):
                     f.store(value, f.at(f.argument("to"), ((v * lanes + j) * pitch + first) * item), item)
 
     def wait() -> None:
@@ -163,7 +163,7 @@ def _emit_tile(module: Module, rows: int, shape: TileShape, dtype: str, pitch: i
             for total, place in zip(row, places, strict=True):
                 f.store(total.get(), place, lanes * item)
 
-    f.if_else(f.argument("last"), transposed, wait)
+    f.if_else(f.argument("last"), finish, wait)
     f.ret()
     return f
 

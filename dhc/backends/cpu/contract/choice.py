@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dhc.backends.cpu.contract.depthwise import is_depthwise
+from dhc.backends.cpu.contract.depthwise_channels import is_channelwise, reached_columns
 from dhc.backends.cpu.contract.pointwise import is_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.backends.cpu.target import CpuTarget
@@ -19,7 +21,7 @@ _MOST_POSITIONS = 1024
 
 
 def choose(spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: Sequence[Any]) -> ConvSpec:
-    """Sets ``method`` and ``positions`` of a spec that is not depthwise.
+    """Sets ``method`` and ``positions`` of a spec.
 
     Args:
         spec: the spec.
@@ -27,11 +29,25 @@ def choose(spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: 
         in_size: spatial sizes of the input, numbers or symbolic expressions; empty: unknown.
         out_size: spatial sizes of the output.
     """
+    if is_depthwise(spec):
+        width = out_size[-1] if out_size else None
+        if not isinstance(width, int) or not _pays_depthwise(spec, target, in_size[-1:], width):
+            return spec
+        return dataclasses.replace(spec, method="depthwise-channels", positions=width)
     flat = is_pointwise(spec) and len(in_size) == len(spec.kernel) and tuple(in_size) == tuple(out_size)
     positions = math.prod(out_size) if out_size and all(isinstance(n, int) for n in out_size) else 0
     if positions > 0 and (flat or not is_pointwise(spec)) and _pays_channels(spec, target, out_size):
         return dataclasses.replace(spec, method="channels", positions=positions, narrow=False)
     return dataclasses.replace(spec, method="pointwise", narrow=False) if flat else spec
+
+
+def _pays_depthwise(spec: ConvSpec, target: CpuTarget, in_width: Sequence[Any], width: int) -> bool:
+    lanes = target.lanes(spec.dtype)
+    if not is_channelwise(spec) or spec.in_channels < lanes or not 0 < width <= (lanes if spec.stride[-1] == 1 else 28):
+        return False
+    known = len(in_width) == 1 and isinstance(in_width[0], int)
+    reached = reached_columns(dataclasses.replace(spec, positions=width))
+    return known and in_width[0] <= reached + spec.stride[-1]
 
 
 def _pays_channels(spec: ConvSpec, target: CpuTarget, out_size: Sequence[int]) -> bool:

@@ -17,6 +17,7 @@ from dhc_runtime.errors import CompileError
 from dhc.backends.cpu.contract.channels import emit_channels, pack_channels
 from dhc.backends.cpu.contract.choice import choose
 from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
+from dhc.backends.cpu.contract.depthwise_channels import emit_depthwise_channels, pack_depthwise_channels
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
@@ -87,6 +88,12 @@ GENERATORS: tuple[Generator, ...] = (
         pack_pointwise,
     ),
     Generator(
+        "depthwise-channels",
+        lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "depthwise-channels",
+        emit_depthwise_channels,
+        pack_depthwise_channels,
+    ),
+    Generator(
         "depthwise",
         lambda spec, target: isinstance(spec, ConvSpec) and is_depthwise(spec),
         emit_depthwise,
@@ -139,7 +146,7 @@ def normalize(
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
         spec = dataclasses.replace(spec, narrow=narrow)
-        return spec if is_depthwise(spec) else choose(spec, target, in_size, out_size)
+        return choose(spec, target, in_size, out_size)
     if isinstance(spec, ConvTransposeSpec) and is_shared(spec):
         width = out_size[-1] if out_size else None
         return dataclasses.replace(spec, narrow=isinstance(width, int) and not pays_transposed(spec, target, width))

@@ -155,9 +155,9 @@ class ConvSpec(_WindowSpec):
             :func:`~dhc.backends.cpu.contract.registry.normalize` sets it.
         winograd: size of the output tiles of Winograd's method, 0: without it. It changes rounding within a bound
             (:func:`~dhc.backends.cpu.contract.winograd_transform.error_bound`); ``normalize`` sets it as well.
-        method: ``pointwise`` for outputs of the input's size, ``channels`` for a known number of output positions;
-            empty: what serves every size. ``normalize`` sets it.
-        positions: number of output positions of an image, for ``channels``.
+        method: ``pointwise`` for outputs of the input's size, ``channels`` for a known number of output positions,
+            ``depthwise-channels`` for a known width; empty: what serves every size. ``normalize`` sets it.
+        positions: number of output positions of an image, for ``channels``; of a row, for ``depthwise-channels``.
     """
 
 

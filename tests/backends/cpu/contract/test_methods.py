@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dhc.backends.cpu import target as targets
@@ -70,7 +70,49 @@ def test_pointwise(groups, ins, outs, batch, size, bias, dtype, epilogue, data):
     check(spec, target_name, operands, params, expected, magnitude)
 
 
+@st.composite
+def depthwise(draw):
+    """A depthwise spec with input and output sizes."""
+    rank = draw(st.integers(1, 2))
+
+    def ints(low, high):
+        return tuple(draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank)))
+
+    kernel, stride, dilation, before = ints(1, 5), ints(1, 3), ints(1, 2), ints(-1, 3)
+    out = (*ints(1, 8)[1:], draw(st.one_of(st.integers(1, 16), st.sampled_from([17, 28, 33, 56]))))
+    after = ints(-1, 3)
+    reach = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    size = tuple(r - b - a for r, b, a in zip(reach, before, after, strict=True))
+    assume(min(size) >= 1 and size[-1] <= reach[-1] + stride[-1])
+    channels = draw(st.sampled_from([1, 3, 8, 15, 16, 17, 40]))
+    spec = ConvSpec(
+        channels, channels, kernel, stride, dilation, before, channels, draw(st.booleans()),
+        draw(st.sampled_from(["f32", "f32", "f64"])), draw(st.sampled_from(EPILOGUES)),
+        method="depthwise-channels", positions=out[-1],
+    )  # fmt: skip
+    return spec, draw(st.sampled_from([0, 1, 1, 2])), size, out
+
+
+@settings(max_examples=80)
+@given(case=depthwise(), data=st.data())
+def test_depthwise_channels(case, data):
+    spec, batch, spatial, out = case
+    target_name = data.draw(st.sampled_from(RUNNABLE))
+    assert registry.select(spec, targets.target(target_name)).name == "depthwise-channels"
+    check(spec, target_name, *conv_case(spec, target_name, batch, spatial, out))
+
+
+def depthwise_layer(channels, kernel, stride, out_width):
+    pad = (kernel - 1) // 2
+    return ConvSpec(
+        channels, channels, (kernel,) * 2, (stride,) * 2, pad_begin=(pad,) * 2, groups=channels, bias=True,
+        method="depthwise-channels", positions=out_width,
+    )  # fmt: skip
+
+
 LARGER = [
+    (depthwise_layer(40, 3, 1, 61), (60, 61), (60, 61)),
+    (depthwise_layer(100, 5, 2, 40), (79, 80), (40, 40)),
     (ConvSpec(300, 150, (1, 1), bias=True, method="pointwise"), (40, 41), (40, 41)),
     (ConvSpec(40, 200, (1, 1), method="pointwise"), (64, 64), (64, 64)),  # rows a power of two apart
     (ConvSpec(5000, 14, (1,), method="pointwise"), (70,), (70,)),  # a panel larger than the cache
@@ -92,10 +134,12 @@ def test_many_blocks(case, target_name):
 
 @pytest.mark.parametrize("target_name", ALL_TARGETS)
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
-@pytest.mark.parametrize("method", ["pointwise", "channels"])
+@pytest.mark.parametrize("method", ["pointwise", "channels", "depthwise-channels"])
 def test_every_target_emits_and_verifies(method, dtype, target_name):
     described = targets.target(target_name)
     spec = by(method, ConvSpec(70, 64, (1, 1), bias=True, dtype=dtype, epilogue=EPILOGUES[2]), (14, 14))
+    if method == "depthwise-channels":
+        spec = dataclasses.replace(depthwise_layer(70, 3, 2, 14), dtype=dtype, epilogue=EPILOGUES[2])
     code = registry.emit(spec, described)
     assert code == registry.emit(spec, described)
     assert targets.compile_ir(code.ir, described)[:4] == b"\x7fELF"
@@ -137,4 +181,6 @@ def test_methods_are_chosen_from_the_sizes():
     assert method(ConvSpec(512, 128, (1, 1)), (7, 7), (8, 7)) == ""  # a pad behind the last element
     assert method(ConvSpec(512, 128, (3, 3), (2, 2), pad_begin=(1, 1)), (28, 28), (14, 14)) == "channels"
     assert method(ConvSpec(512, 8, (3, 3), (2, 2), pad_begin=(1, 1)), (28, 28), (14, 14)) == ""
-    assert method(ConvSpec(64, 64, (3, 3), groups=64, pad_begin=(1, 1)), (7, 7)) == ""
+    narrow = ConvSpec(64, 64, (3, 3), groups=64, pad_begin=(1, 1))
+    assert method(narrow, (7, 7)) == method(narrow, (n, 7)) == "depthwise-channels"
+    assert method(narrow, (7, n)) == method(narrow, (56, 56)) == method(narrow, (7, 20), (7, 7)) == ""
