@@ -124,7 +124,7 @@ def efficientnet_b0(net: Net) -> None:
     """Tan and Le, ICML 2019."""
     silu = dhc.ops.silu
     x = net.input("image", (1, 3, 224, 224))
-    x = silu(net.batch_norm(net.conv(x, 32, 3, stride=2, gain=3.0)))
+    x = silu(net.batch_norm(net.conv(x, 32, 3, stride=2, gain=1.0)))
     settings = (
         (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
         (6, 3, 1, 320, 1),
@@ -134,13 +134,13 @@ def efficientnet_b0(net: Net) -> None:
             stride, before = (1 if block else first_stride), x
             hidden = x.shape[1] * expansion
             if expansion != 1:
-                x = silu(net.batch_norm(net.conv(x, hidden, 1, gain=3.0)))
-            x = silu(net.batch_norm(net.conv(x, hidden, kernel, stride, groups=hidden, gain=3.0)))
+                x = silu(net.batch_norm(net.conv(x, hidden, 1, gain=1.0)))
+            x = silu(net.batch_norm(net.conv(x, hidden, kernel, stride, groups=hidden, gain=2.0)))
             gate = mean_over_space(x, keepdims=True)
             gate = silu(net.conv(gate, math.floor(before.shape[1] / 4), 1, bias=True))
             x = x * dhc.ops.sigmoid(net.conv(gate, hidden, 1, bias=True))
-            x = net.batch_norm(net.conv(x, channels, 1, gain=4.0), scale=0.5 if block else 1.0)
+            x = net.batch_norm(net.conv(x, channels, 1, gain=8.0), scale=0.5 if block else 1.0)
             if stride == 1 and before.shape[1] == channels:
                 x = before + x
-    x = silu(net.batch_norm(net.conv(x, 1280, 1, gain=3.0)))
+    x = silu(net.batch_norm(net.conv(x, 1280, 1, gain=1.0)))
     net.output(net.linear(mean_over_space(x), 1000), "scores")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dhc.ir import symbols
 from dhc.ir.graph import Node
 from dhc.ir.kinds import Structural
@@ -15,11 +17,25 @@ def known(dim: Dim, assume: int = 1) -> int:
 
 def operations(node: Node, assume: int = 1) -> int:
     """Arithmetic operations of a node (of a fused group: of all its nodes)."""
-    if node.regions:
-        return sum(operations(inner, assume) for region in node.regions for inner in region)
-    if isinstance(node.op.kind, Structural):
-        return 0
-    return max(known(node.op.cost_of(node).flops, assume), 0)
+    return max(known(_operations(node), assume), 0)
+
+
+def operations_at(node: Node, sizes: Mapping[str, int]) -> int | None:
+    """Like `operations`, for given values of the symbols; None where these do not tell."""
+    count = _operations(node)
+    if not set(symbols.free_symbols(count)) <= set(sizes):
+        return None
+    return max(symbols.evaluate(count, dict(sizes)), 0)
+
+
+def _operations(node: Node) -> Dim:
+    if not node.regions:
+        return 0 if isinstance(node.op.kind, Structural) else node.op.cost_of(node).flops
+    total: Dim = 0
+    for region in node.regions:
+        for inner in region:
+            total = total + _operations(inner)
+    return total
 
 
 def moved_bytes(node: Node, assume: int = 1) -> int:

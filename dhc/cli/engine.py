@@ -38,12 +38,14 @@ class Opened:
     Attributes:
         session: a `dhc_runtime.Session`.
         graph: the imported graph; None when an artifact was given.
+        compiled: the graph after all passes; None when an artifact was given.
         seconds: stage -> seconds.
     """
 
     session: Any
     graph: Graph | None
     seconds: dict[str, float] = field(default_factory=dict)
+    compiled: Graph | None = None
 
     @property
     def inputs(self) -> list[InputSpec]:
@@ -85,7 +87,7 @@ def open_session(
     start = time.perf_counter()
     session = artifact.session(threads=threads)
     seconds["load"] = time.perf_counter() - start
-    return Opened(session, graph, seconds)
+    return Opened(session, graph, seconds, artifact.graph)
 
 
 def graph_inputs(graph: Graph) -> list[InputSpec]:

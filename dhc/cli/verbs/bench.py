@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dhc.cli.engine import OnnxRuntime, has_onnxruntime, open_session
+from dhc.cli.engine import OnnxRuntime, Opened, has_onnxruntime, open_session
 from dhc.cli.models import ARTIFACT, ONNX, kind_of, shape_words
 from dhc.cli.options import AsJson, Cpu, Debug, Inputs, NoCache, Preprocessing, Runnable, Shapes, Threads
 from dhc.cli.output import Output, Progress, format_seconds
@@ -31,6 +31,10 @@ def bench(
     pre: Preprocessing = "none",
     cpu: Cpu = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random inputs.")] = 0,
+    by_layer: Annotated[
+        bool,
+        typer.Option("--layers", help="Show each step's time against what the machine could do, most lost time first."),
+    ] = False,
     no_cache: NoCache = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -48,6 +52,8 @@ def bench(
         raise UsageError("onnxruntime takes ONNX models alone", file, "give the ONNX model instead of the artifact")
     with out.progress() as progress:
         opened = open_session(file, progress, shape, threads, cpu, not no_cache)
+        if by_layer and opened.compiled is None:
+            raise UsageError("--layers needs the model", file, "give the ONNX model or IR text instead of the artifact")
         session = opened.session
         shapes = parse_shapes(shape, [spec.name for spec in opened.inputs])
         assumed = [] if inputs else assumed_sizes(opened.inputs, shapes)
@@ -56,6 +62,9 @@ def bench(
             if inputs
             else random_inputs(opened.inputs, shapes, seed)
         )
+        if by_layer:
+            _bench_layers(out, opened, feeds, rounds, file, progress)
+            return
         engines: dict[str, Callable[[], dict[str, Any]]] = {"dhc": lambda: session.run(feeds)}
         ready: dict[str, dict[str, float]] = {"dhc": opened.seconds}
         other: OnnxRuntime | None = None
@@ -87,6 +96,34 @@ def bench(
         out.line(f"sizes {', '.join(assumed)} were taken as 1; others by{shape_words(entries)}")
     session.close()
     out.end(data, f"dhc run {file} --input {'random' if len(feeds) == 1 else 'x=FILE'} --profile")
+
+
+def _bench_layers(
+    out: Output, opened: Opened, feeds: Mapping[str, Any], rounds: int, file: str, progress: Progress
+) -> None:
+    """The table of ``--layers``."""
+    from functools import partial
+
+    from dhc.backends.cpu.limits import peak_gflops, reading_speed
+    from dhc.cli.layers import Limits, input_sizes, layers, profile_runs, show
+
+    session, graph = opened.session, opened.compiled
+    assert graph is not None
+    progress("measuring the machine's limits")
+    limits = Limits(peak_gflops(session.threads), partial(reading_speed, threads=session.threads))
+    progress("measuring")
+    found = layers(graph, profile_runs(session, feeds, rounds), input_sizes(graph, feeds), limits)
+    show(out, found, limits, session.threads)
+    data = {
+        "file": file,
+        "threads": session.threads,
+        "rounds": rounds,
+        "peak_gflops": limits.gflops,
+        "memory_gigabytes_per_second": limits.gigabytes(1 << 28),
+        "layers": [layer.as_json() for layer in found],
+    }
+    session.close()
+    out.end(data, f"dhc bench {file}")
 
 
 def measure(
