@@ -114,7 +114,7 @@ class StepList:
         """Time of one repetition."""
         fn, (buffers, params) = self._loaded.address(self._symbol), self._bound
         steps = (Step * repeats)(*[Step(fn, ctypes.addressof(buffers), ctypes.addressof(params), 1)] * repeats)
-        sync = (ctypes.c_int64 * (executor_ir.SYNC_BYTES // 8))()
+        sync = (ctypes.c_int64 * (executor_ir.sync_bytes(nthreads) // 8))()
         sync[executor_ir.SYNC_SPIN // 8] = 2_000
 
         def enter(tid: int) -> None:

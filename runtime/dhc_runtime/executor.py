@@ -112,7 +112,7 @@ class Executor:
         self._functions = self._resolve_functions()
         self.addresses = np.zeros(len(program.buffers) + len(self._staging.stages), dtype=np.uint64)
         self._place_constants()
-        self._arenas = [Block(context.budget) for _ in self._staging.stages]
+        self._arenas = [Block(context.budget, lasting=True) for _ in self._staging.stages]
         self._blocks: Dict[int, Block] = {}
         self._bindings: "OrderedDict[Any, Dict[str, int]]" = OrderedDict()
         self._instances: List["OrderedDict[Tuple[int, ...], _Instance]"] = [OrderedDict() for _ in self._staging.stages]

@@ -29,7 +29,8 @@ __all__ = ["Session", "TensorInfo", "load"]
 
 _PLAN_FORMAT = 1
 THREADS = "threads__"
-"""Symbol of every plan: the number of threads of the session. Kernels size the memory of each thread by it."""
+"""Symbol of every plan: into how many shares steps are cut, as a rule the number of threads. Kernels size the memory of
+each share by it."""
 _TRIM_BYTES = 1 << 20
 _sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
 
@@ -67,6 +68,7 @@ def load(
     *,
     profile: bool = False,
     max_memory: Optional[int] = None,
+    pin: "Union[bool, Sequence[int]]" = False,
 ) -> "Session":
     """Loads an artifact. Nothing is compiled: the code is in it.
 
@@ -78,13 +80,15 @@ def load(
         profile: measure every step of every run (`Session.profile`); runs take a little longer.
         max_memory: bytes that the session may hold for intermediate and output values; None for 80 % of the machine's
             memory.
+        pin: keep each thread on a CPU of its own: True for the CPUs of the process in order, or a list of CPUs, one for
+            each thread. The calling thread is moved there for the time of a run.
 
     Raises:
         ArtifactError: the artifact is damaged or made for another machine.
         DeviceError: the artifact holds no code for the device.
         UsageError: the file cannot be read, or an argument is wrong.
     """
-    return Session(path, device=device, threads=threads, profile=profile, max_memory=max_memory)
+    return Session(path, device=device, threads=threads, profile=profile, max_memory=max_memory, pin=pin)
 
 
 class Session:
@@ -110,6 +114,7 @@ class Session:
         threads: Optional[int] = None,
         profile: bool = False,
         max_memory: Optional[int] = None,
+        pin: "Union[bool, Sequence[int]]" = False,
     ) -> None:
         _check_limit(max_memory)
         self._reader = ArtifactReader(path)
@@ -126,12 +131,12 @@ class Session:
                 )
             self._program = parse_program(plan.get("program"), "plan of " + self._where)
             self._code = self._load_code()
-            pool = ThreadPool(self._code.address("dhc_run"), self._thread_count(threads), self._code)
+            pool = ThreadPool(self._code.address("dhc_run"), self._thread_count(threads), self._code, pin)
             self.threads = pool.threads
             self._budget = Budget(max_memory, self.name)
             self._constants: "List[np.ndarray[Any, Any]]" = []
             self._context = Context(pool, self._code.address, self._map_constants(), self._budget)
-            self._given = {THREADS: self.threads}
+            self._given = {THREADS: pool.shares}
             self._executor = Executor(self._program, self._context, frozenset(self._given), "plan of " + self._where)
         except BaseException:
             self._reader.close()

@@ -191,9 +191,10 @@ def compile_llvm(source: str, with_executor: bool = False, triple: str | None = 
     module = llvm.parse_assembly(source)
     module.triple = triple
     if with_executor:
-        from dhc.backends.cpu.executor_ir import build_executor
+        from dhc.backends.cpu.executor_ir import executor_ir
+        from dhc.backends.cpu.target import host_target
 
-        module.link_in(llvm.parse_assembly(str(build_executor())))
+        module.link_in(llvm.parse_assembly(executor_ir(host_target())))
     module.verify()
     options = {"reloc": "pic", "codemodel": "small", "opt": 2, **options}
     machine = llvm.Target.from_triple(triple).create_target_machine(**options)

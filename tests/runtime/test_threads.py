@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import dhc_runtime
-from dhc_runtime import native_segment
-from dhc_runtime.errors import ModelError, ResourceError
+from dhc_runtime import native_segment, thread_pool
+from dhc_runtime.errors import ModelError, ResourceError, UsageError
 
 from tests.runtime.artifacts import Plan, chain
 
@@ -140,7 +140,7 @@ INTERRUPT = """
 import signal, sys, threading, time
 import numpy as np
 import dhc_runtime
-from dhc_runtime import native_segment
+from dhc_runtime import native_segment, thread_pool
 native_segment.SERIAL_NANOSECONDS = 0
 session = dhc_runtime.load(sys.argv[1], threads=int(sys.argv[2]))
 x = np.ones((20000, 4), np.float32)
@@ -198,7 +198,7 @@ EXIT = """
 import sys
 import numpy as np
 import dhc_runtime
-from dhc_runtime import native_segment
+from dhc_runtime import native_segment, thread_pool
 native_segment.SERIAL_NANOSECONDS = 0
 sessions = [dhc_runtime.load(sys.argv[1], threads=4) for _ in range(3)]
 for session in sessions:
@@ -271,3 +271,65 @@ def test_too_many_threads_for_the_system_are_an_error(
     assert runtime_threads() == before
     monkeypatch.undo()
     assert np.array_equal(session.run(np.ones((2, 4), np.float32))["y"], np.full((2, 4), 32))
+
+
+def test_pinned_threads_stay_on_their_cpus_and_the_caller_is_put_back(artifact: bytes, all_threads: None) -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    x = np.ones((100, 4), np.float32)
+    for pin, threads in ((True, 3), ([usable[-1]] * 2, 2)):
+        with dhc_runtime.load(artifact, threads=threads, pin=pin) as session:
+            for _ in range(3):
+                assert np.array_equal(session.run(x)["y"], x * 32)
+            chosen = [usable[i % len(usable)] for i in range(threads)] if pin is True else list(pin)
+            workers = sorted((t for t in threading.enumerate() if t.name.startswith("dhc-")), key=lambda t: t.name)
+            assert [os.sched_getaffinity(t.native_id or 0) for t in workers] == [{cpu} for cpu in chosen[1:]]
+            assert sorted(os.sched_getaffinity(0)) == usable
+
+
+@pytest.mark.parametrize("pin", [[0], [0, 100_000], "two", [0.5, 1]])
+def test_wrong_pins_are_refused(artifact: bytes, pin: object) -> None:
+    with pytest.raises(UsageError, match="pin"):
+        dhc_runtime.load(artifact, threads=2, pin=pin)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("capacities", [[1024, 400], [2, 1, 1, 1]])
+def test_cpus_of_different_speed_take_smaller_shares(
+    artifact: bytes, all_threads: None, monkeypatch: pytest.MonkeyPatch, capacities: list[int]
+) -> None:
+    monkeypatch.setattr(thread_pool, "_capacities", lambda cpus: capacities)
+    x = np.random.default_rng(2).standard_normal((997, 4)).astype(np.float32)
+    with dhc_runtime.load(artifact, threads=3) as session:
+        assert session._context.pool.shares == 12
+        for _ in range(20):
+            assert np.array_equal(session.run(x)["y"], x * 32)
+
+
+def test_cpus_of_one_speed_take_one_share_each(artifact: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for capacities in ([], [1000, 1000], [1000, 900]):
+        monkeypatch.setattr(thread_pool, "_capacities", lambda cpus, found=capacities: found)
+        with dhc_runtime.load(artifact, threads=3) as session:
+            assert session._context.pool.shares == 3
+
+
+def test_threads_that_wake_up_late_are_not_waited_for(
+    artifact: bytes, all_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that the system does not let run at all: the others do its share, and it joins in later."""
+    gate, serve = threading.Event(), thread_pool._serve
+
+    def late(worker: object, call: object, tid: int, *rest: int) -> None:
+        if tid == 1:
+            gate.wait()
+        serve(worker, call, tid, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(thread_pool, "_serve", late)
+    x = np.ones((64, 4), np.float32)
+    with dhc_runtime.load(artifact, threads=3) as session:
+        try:
+            for _ in range(20):
+                assert np.array_equal(session.run(x)["y"], x * 32)
+            assert session._context.pool._workers[0].finished == 0
+        finally:
+            gate.set()
+        for _ in range(20):
+            assert np.array_equal(session.run(x)["y"], x * 32)

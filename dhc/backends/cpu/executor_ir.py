@@ -1,21 +1,26 @@
 """The native executor: ``dhc_run``, the loop every worker thread enters once per inference.
 
-A compiled segment is a list of :c:struct:`Step`; all threads run the same list and meet at barriers. The executor is
-generated code like the kernels themselves, so that an artifact needs no compiled helper at run time.
+A compiled segment is a list of :c:struct:`Step`; a step with a barrier ends a *group*, whose results the next group
+reads. A kernel divides its work into ``nthreads`` shares, and a share of a group (all its steps, in order) is what a
+thread claims and runs. Each thread claims its own share first. When a group is not finished a short while later, it
+also claims shares that nobody has begun: a thread that the system keeps from running, or that has not woken up yet,
+holds nobody up. When all are being run, it polls for a while and then sleeps. Who runs a share does not change its
+result.
 
-Layout (64-bit little-endian, see also ``dhc_runtime``)::
+Layout (64-bit little-endian, see also ``dhc_runtime.thread_pool``)::
 
     struct Step { void *fn; uint8_t **buffers; const int64_t *params; int64_t flags; };  // flags bit 0: barrier
-    struct Sync {                      // 256 bytes, 64-byte aligned
-        int64_t count;                 //   0  threads that reached the current barrier
-        int64_t stop;                  //   8  the error word as it was when the last thread reached the barrier
+    struct Sync {                      // 64-byte aligned
+        int64_t pad[2];                //   0
         int64_t error;                 //  16  0, or (step index + 1) << 8 | status of the first failing kernel
-        int64_t spin;                  //  24  set by the caller: polls before the thread yields its core
-        int64_t pad[4];                //  32
-        int64_t sense;                 //  64  barrier generation, alone in its cache line: waiting threads poll it
+        int64_t spin;                  //  24  set by the caller: polls before a waiting thread looks for other shares
+        int64_t workers;               //  32  set by the caller: number of threads; 0: as many as shares
+        int64_t pad[3];
+        int64_t done;                  //  64  shares finished since the start, alone in its cache line
+        struct { int64_t next; int64_t pad[7]; } shares[nthreads];   // 128  the group that is claimed next
     };
 
-The caller zeroes ``error`` before every inference. ``count`` and ``sense`` may be left as the last run left them.
+The caller zeroes ``error``, ``done`` and ``shares`` before every list.
 """
 
 from __future__ import annotations
@@ -23,173 +28,197 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llvmlite import ir
-
     from dhc.backends.cpu.target import CpuTarget
 
 SYMBOL = "dhc_run"
 STEP_BYTES = 32
-SYNC_BYTES = 256
-SYNC_COUNT, SYNC_STOP, SYNC_ERROR, SYNC_SPIN, SYNC_SENSE = 0, 8, 16, 24, 64
+SYNC_ERROR, SYNC_SPIN, SYNC_WORKERS, SYNC_DONE, SYNC_SHARES = 16, 24, 32, 64, 128
+SHARE_BYTES = 64
 FLAG_BARRIER = 1
+# How often `spin` polls a thread waits for shares that others run before it sleeps, and for how many nanoseconds (the
+# system adds its timer's slack of about 50 us). Yielding instead keeps the core: a thread that the system has taken off
+# a busy core then does not get it, and two threads on busy cores were twice as slow as with sleeping.
+_PATIENCE = 8
+_NAP = 20_000
 
 
-def build_executor(module: ir.Module | None = None, target: CpuTarget | None = None) -> ir.Module:
-    """Adds ``int32_t dhc_run(const Step*, int64_t nsteps, int64_t tid, int64_t nthreads, Sync*)`` to a module.
+def sync_bytes(nthreads: int) -> int:
+    """Size of ``Sync`` for a number of shares."""
+    return SYNC_SHARES + SHARE_BYTES * nthreads
 
-    Every thread runs all steps. A nonzero status is stored (first one wins) in ``sync->error`` as
-    ``(step index + 1) << 8 | status``; after each barrier all threads return when it is set. With one thread there is
-    no waiting. The result is the error word, 0 when all went well.
 
-    Args:
-        module: llvmlite module to add the function to; a new one when ``None``.
-        target: decides the CPU's pause instruction; without one the host's architecture is assumed.
+# A share of a group: %chunk of the steps from %begin up to %end. The status of a kernel that fails is kept, the first
+# one wins; the other steps of the share run all the same, as those of other shares do.
+_SHARE = """
+define internal void @share(ptr %steps, i64 %begin, i64 %end, i64 %chunk, i64 %nthreads, ptr %sync) nounwind {
+entry:
+  br label %loop
+loop:
+  %index = phi i64 [ %begin, %entry ], [ %next, %after ]
+  %more = icmp slt i64 %index, %end
+  br i1 %more, label %step, label %done
+step:
+  %at = getelementptr [32 x i8], ptr %steps, i64 %index
+  %fn = load ptr, ptr %at
+  %buffers.at = getelementptr i8, ptr %at, i64 8
+  %buffers = load ptr, ptr %buffers.at
+  %params.at = getelementptr i8, ptr %at, i64 16
+  %params = load ptr, ptr %params.at
+  %status = call i32 %fn(ptr %buffers, ptr %params, i64 %chunk, i64 %nthreads)
+  %next = add i64 %index, 1
+  %good = icmp eq i32 %status, 0
+  br i1 %good, label %after, label %failed
+failed:
+  %place = shl i64 %next, 8
+  %wide = zext i32 %status to i64
+  %word = or i64 %place, %wide
+  %error = getelementptr i8, ptr %sync, i64 16
+  %kept = cmpxchg ptr %error, i64 0, i64 %word acq_rel acquire
+  br label %after
+after:
+  br label %loop
+done:
+  ret void
+}
+"""
 
-    Returns:
-        The module.
-    """
-    from llvmlite import ir
+# Claims and runs the shares of one group from %low up to %high; tells whether there was one.
+_CLAIM = """
+define internal i1 @claim(ptr %steps, i64 %begin, i64 %end, i64 %group, i64 %low, i64 %high, i64 %nthreads, ptr %sync)
+    nounwind {
+entry:
+  %following = add i64 %group, 1
+  br label %loop
+loop:
+  %chunk = phi i64 [ %low, %entry ], [ %next, %skip ]
+  %any = phi i1 [ false, %entry ], [ %found, %skip ]
+  %more = icmp slt i64 %chunk, %high
+  br i1 %more, label %look, label %done
+look:
+  %skipped = getelementptr [64 x i8], ptr %sync, i64 %chunk
+  %at = getelementptr i8, ptr %skipped, i64 128
+  %seen = load atomic i64, ptr %at monotonic, align 8
+  %open = icmp eq i64 %seen, %group
+  br i1 %open, label %try, label %skip
+try:
+  %pair = cmpxchg ptr %at, i64 %group, i64 %following acq_rel monotonic
+  %mine = extractvalue { i64, i1 } %pair, 1
+  br i1 %mine, label %run, label %skip
+run:
+  call void @share(ptr %steps, i64 %begin, i64 %end, i64 %chunk, i64 %nthreads, ptr %sync)
+  %done.at = getelementptr i8, ptr %sync, i64 64
+  %before = atomicrmw add ptr %done.at, i64 1 acq_rel
+  br label %skip
+skip:
+  %found = phi i1 [ %any, %look ], [ %any, %try ], [ true, %run ]
+  %next = add i64 %chunk, 1
+  br label %loop
+done:
+  ret i1 %any
+}
+"""
 
-    from dhc.backends.cpu.target import host_target
-
-    target = target or host_target()
-    i32, i64, ptr = ir.IntType(32), ir.IntType(64), ir.PointerType()
-    if module is None:
-        module = ir.Module(name=SYMBOL)
-        module.triple = target.triple
-    kernel_type = ir.FunctionType(i32, [ptr, ptr, i64, i64])
-    function = ir.Function(module, ir.FunctionType(i32, [ptr, i64, i64, i64, ptr]), SYMBOL)
-    function.attributes.add("nounwind")
-    steps, nsteps, tid, nthreads, sync = function.args
-    for argument, name in zip(function.args, ("steps", "nsteps", "tid", "nthreads", "sync")):
-        argument.name = name
-    # Intrinsics, not inline assembly: LLVM's assembly parsers are not set up for other targets than the host.
-    if target.arch == "x86_64":
-        pause = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause")
-        pause_arguments = []
-    else:
-        pause = ir.Function(module, ir.FunctionType(ir.VoidType(), [i32]), "llvm.aarch64.hint")
-        pause_arguments = [ir.Constant(i32, 1)]  # 1 = yield
-    sched_yield = ir.Function(module, ir.FunctionType(i32, []), "sched_yield")
-
-    blocks = {
-        name: function.append_basic_block(name)
-        for name in (
-            "entry",
-            "loop",
-            "step",
-            "failed",
-            "after",
-            "barrier",
-            "wait",
-            "last",
-            "poll",
-            "still_waiting",
-            "spin",
-            "yield",
-            "check",
-            "next",
-            "done",
-        )
-    }
-    builder = ir.IRBuilder(blocks["entry"])
-
-    def const(value: int) -> ir.Constant:
-        return ir.Constant(i64, value)
-
-    def at(base: ir.Value, offset: int | ir.Value) -> ir.Value:
-        index = const(offset) if isinstance(offset, int) else offset
-        return builder.gep(base, [index], source_etype=ir.IntType(8))
-
-    count, stop = at(sync, SYNC_COUNT), at(sync, SYNC_STOP)
-    error, sense = at(sync, SYNC_ERROR), at(sync, SYNC_SENSE)
-    spin = builder.load(at(sync, SYNC_SPIN), typ=i64, name="spin")
-    alone = builder.icmp_signed("<=", nthreads, const(1))
-    # The generation cannot change before this thread arrives at its first barrier, so a plain first read is safe.
-    first_generation = builder.load_atomic(sense, "acquire", 8, typ=i64)
-    builder.branch(blocks["loop"])
-
-    builder.position_at_end(blocks["loop"])
-    index = builder.phi(i64, "index")
-    generation = builder.phi(i64, "generation")
-    builder.cbranch(builder.icmp_signed("<", index, nsteps), blocks["step"], blocks["done"])
-
-    builder.position_at_end(blocks["step"])
-    step = at(steps, builder.mul(index, const(STEP_BYTES)))
-    kernel = builder.load(step, typ=kernel_type.as_pointer())
-    buffers = builder.load(at(step, 8), typ=ptr)
-    params = builder.load(at(step, 16), typ=ptr)
-    flags = builder.load(at(step, 24), typ=i64)
-    status = builder.call(kernel, [buffers, params, tid, nthreads])
-    builder.cbranch(builder.icmp_signed("==", status, ir.Constant(i32, 0)), blocks["after"], blocks["failed"])
-
-    builder.position_at_end(blocks["failed"])
-    word = builder.or_(builder.shl(builder.add(index, const(1)), const(8)), builder.zext(status, i64))
-    builder.cmpxchg(error, const(0), word, "acq_rel", "acquire")
-    builder.branch(blocks["after"])
-
-    builder.position_at_end(blocks["after"])
-    flagged = builder.icmp_signed("!=", builder.and_(flags, const(FLAG_BARRIER)), const(0))
-    builder.cbranch(flagged, blocks["barrier"], blocks["next"])
-
-    builder.position_at_end(blocks["barrier"])
-    builder.cbranch(alone, blocks["check"], blocks["wait"])
-
-    builder.position_at_end(blocks["wait"])
-    arrived = builder.add(builder.atomic_rmw("add", count, const(1), "acq_rel"), const(1))
-    builder.cbranch(builder.icmp_signed("==", arrived, nthreads), blocks["last"], blocks["poll"])
-
-    builder.position_at_end(blocks["last"])
-    # All threads must agree on whether to go on. A fast thread may leave this barrier and fail in the next step while
-    # a slow one still wakes up here: reading `error` itself, the slow one would return and the fast one wait for ever.
-    builder.atomic_rmw("xchg", stop, builder.load_atomic(error, "acquire", 8, typ=i64), "monotonic")
-    # The count is reset before the generation is released: nobody can arrive at the next barrier in between.
-    builder.atomic_rmw("xchg", count, const(0), "monotonic")
-    builder.atomic_rmw("xchg", sense, builder.add(generation, const(1)), "release")
-    builder.branch(blocks["check"])
-
-    builder.position_at_end(blocks["poll"])
-    polls = builder.phi(i64, "polls")
-    current = builder.load_atomic(sense, "acquire", 8, typ=i64)
-    waiting = builder.icmp_signed("==", current, generation)
-    builder.cbranch(waiting, blocks["still_waiting"], blocks["check"])
-
-    builder.position_at_end(blocks["still_waiting"])
-    builder.cbranch(builder.icmp_signed("<", polls, spin), blocks["spin"], blocks["yield"])
-
-    builder.position_at_end(blocks["spin"])
-    builder.call(pause, pause_arguments)
-    spun = builder.add(polls, const(1))
-    builder.branch(blocks["poll"])
-    builder.position_at_end(blocks["yield"])
-    builder.call(sched_yield, [])
-    builder.branch(blocks["poll"])
-    polls.add_incoming(const(0), blocks["wait"])
-    polls.add_incoming(spun, blocks["spin"])
-    polls.add_incoming(polls, blocks["yield"])
-
-    builder.position_at_end(blocks["check"])
-    deciding = builder.select(alone, error, stop)
-    after_barrier = builder.load_atomic(deciding, "acquire", 8, typ=i64)
-    next_generation = builder.select(alone, generation, builder.add(generation, const(1)))
-    builder.cbranch(builder.icmp_signed("==", after_barrier, const(0)), blocks["next"], blocks["done"])
-
-    builder.position_at_end(blocks["next"])
-    carried = builder.phi(i64, "carried")
-    carried.add_incoming(generation, blocks["after"])
-    carried.add_incoming(next_generation, blocks["check"])
-    following = builder.add(index, const(1))
-    builder.branch(blocks["loop"])
-    index.add_incoming(const(0), blocks["entry"])
-    index.add_incoming(following, blocks["next"])
-    generation.add_incoming(first_generation, blocks["entry"])
-    generation.add_incoming(carried, blocks["next"])
-
-    builder.position_at_end(blocks["done"])
-    builder.ret(builder.trunc(builder.load_atomic(error, "acquire", 8, typ=i64), i32))
-    return module
+_RUN = """
+define i32 @dhc_run(ptr %steps, i64 %nsteps, i64 %tid, i64 %nthreads, ptr %sync) nounwind {
+entry:
+  %error.at = getelementptr i8, ptr %sync, i64 16
+  %spin.at = getelementptr i8, ptr %sync, i64 24
+  %spin = load i64, ptr %spin.at
+  %longest = mul i64 %spin, PATIENCE
+  %nap = alloca [2 x i64], align 8
+  store i64 0, ptr %nap
+  %nanoseconds = getelementptr i64, ptr %nap, i64 1
+  store i64 NAP, ptr %nanoseconds
+  %workers.at = getelementptr i8, ptr %sync, i64 32
+  %given = load i64, ptr %workers.at
+  %unset = icmp eq i64 %given, 0
+  %workers = select i1 %unset, i64 %nthreads, i64 %given
+  %done.at = getelementptr i8, ptr %sync, i64 64
+  %alone = icmp sle i64 %nthreads, 1
+  %low.product = mul i64 %tid, %nthreads
+  %low = sdiv i64 %low.product, %workers
+  %high.factor = add i64 %tid, 1
+  %high.product = mul i64 %high.factor, %nthreads
+  %high = sdiv i64 %high.product, %workers
+  br label %group
+group:                                    ; steps up to the next barrier
+  %begin = phi i64 [ 0, %entry ], [ %end, %check ]
+  %number = phi i64 [ 0, %entry ], [ %following, %check ]
+  %left = icmp slt i64 %begin, %nsteps
+  br i1 %left, label %seek, label %leave
+seek:
+  %index = phi i64 [ %begin, %group ], [ %end, %seek.on ]
+  %end = add i64 %index, 1
+  %step = getelementptr [32 x i8], ptr %steps, i64 %index
+  %flags.at = getelementptr i8, ptr %step, i64 24
+  %flags = load i64, ptr %flags.at
+  %flag = and i64 %flags, 1
+  %barrier = icmp ne i64 %flag, 0
+  br i1 %barrier, label %begin.group, label %seek.on
+seek.on:
+  %inside = icmp slt i64 %end, %nsteps
+  br i1 %inside, label %seek, label %begin.group
+begin.group:
+  %following = add i64 %number, 1
+  %needed = mul i64 %following, %nthreads
+  br i1 %alone, label %single, label %several
+single:
+  call void @share(ptr %steps, i64 %begin, i64 %end, i64 0, i64 %nthreads, ptr %sync)
+  br label %check
+several:
+  %own = call i1 @claim(ptr %steps, i64 %begin, i64 %end, i64 %number, i64 %low, i64 %high, i64 %nthreads, ptr %sync)
+  br label %poll
+poll:
+  %polls = phi i64 [ 0, %several ], [ %spun, %pause ], [ %polls, %steal ], [ %polls, %sleep ]
+  %finished = load atomic i64, ptr %done.at acquire, align 8
+  %complete = icmp sge i64 %finished, %needed
+  br i1 %complete, label %check, label %waiting
+waiting:
+  %patient = icmp slt i64 %polls, %spin
+  br i1 %patient, label %pause, label %steal
+pause:
+  PAUSE
+  %spun = add i64 %polls, 1
+  br label %poll
+steal:
+  %stolen = call i1 @claim(ptr %steps, i64 %begin, i64 %end, i64 %number, i64 0, i64 %nthreads, i64 %nthreads,
+      ptr %sync)
+  br i1 %stolen, label %poll, label %late
+late:                                     ; all shares are being run
+  %short = icmp slt i64 %polls, %longest
+  br i1 %short, label %pause, label %sleep
+sleep:                                    ; by threads that the system may not be running: they may need this core
+  %ignored = call i32 @nanosleep(ptr %nap, ptr null)
+  br label %poll
+check:
+  ; A share's error was stored before the share was counted, so that every thread sees it here.
+  %error = load atomic i64, ptr %error.at acquire, align 8
+  %fine = icmp eq i64 %error, 0
+  br i1 %fine, label %group, label %leave
+leave:
+  %word = load atomic i64, ptr %error.at acquire, align 8
+  %result = trunc i64 %word to i32
+  ret i32 %result
+}
+"""
 
 
 def executor_ir(target: CpuTarget) -> str:
-    """The executor as the LLVM IR text of its own module, ready for :func:`dhc.backends.cpu.target.compile_ir`."""
-    return str(build_executor(None, target))
+    """LLVM IR of ``int32_t dhc_run(const Step*, int64_t nsteps, int64_t tid, int64_t nthreads, Sync*)``.
+
+    A nonzero status is stored (first one wins) in ``sync->error`` as ``(step index + 1) << 8 | status``; at the end of
+    its group all threads return. With one share there is no waiting. The result is the error word, 0 if all went well.
+
+    Args:
+        target: decides the CPU's pause instruction.
+    """
+    # Intrinsics, not inline assembly: LLVM's assembly parsers are not set up for other targets than the host.
+    if target.arch == "x86_64":
+        pause, declaration = "call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"
+    else:  # 1 = yield
+        pause, declaration = "call void @llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"
+    header = f'target triple = "{target.triple}"\n{declaration}\ndeclare i32 @nanosleep(ptr, ptr)\n'
+    run = _RUN
+    for name, text in (("PAUSE", pause), ("PATIENCE", str(_PATIENCE)), ("NAP", str(_NAP))):
+        run = run.replace(name, text)
+    return header + _SHARE + _CLAIM + run

@@ -89,26 +89,26 @@ def test_targets_differ_in_text():
     assert len({targets.target(name).text() for name in ALL[:5]}) == 5
 
 
-def run_steps(jit, names, flags, nthreads, runs=1, spin=200):
-    """Runs a step list of the kernels above; returns the counters and each thread's results."""
-    counters = (ctypes.c_int64 * nthreads)()
+def run_steps(jit, names, flags, nthreads, shares=None, spin=200, absent=()):
+    """Runs a step list of the kernels above; returns the counters of the shares and each thread's results."""
+    shares = shares or nthreads
+    counters = (ctypes.c_int64 * shares)()
     buffers = (ctypes.c_void_p * 1)(ctypes.addressof(counters))
     params = (ctypes.c_int64 * 1)()
     steps = (Step * len(names))(
         *[Step(jit.address(n), ctypes.addressof(buffers), ctypes.addressof(params), f) for n, f in zip(names, flags)]
     )
-    sync = (ctypes.c_int64 * 32)()
-    sync[executor_ir.SYNC_SPIN // 8] = spin
+    sync = (ctypes.c_int64 * (executor_ir.sync_bytes(shares) // 8))()
+    sync[executor_ir.SYNC_SPIN // 8], sync[executor_ir.SYNC_WORKERS // 8] = spin, nthreads
     run = ctypes.CFUNCTYPE(
         ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
     )(jit.address("dhc_run"))
     results = [[] for _ in range(nthreads)]
 
     def work(tid):
-        for _ in range(runs):
-            results[tid].append(run(ctypes.addressof(steps), len(names), tid, nthreads, ctypes.addressof(sync)))
+        results[tid].append(run(ctypes.addressof(steps), len(names), tid, shares, ctypes.addressof(sync)))
 
-    threads = [threading.Thread(target=work, args=(tid,)) for tid in range(nthreads)]
+    threads = [threading.Thread(target=work, args=(tid,)) for tid in range(nthreads) if tid not in absent]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -125,9 +125,25 @@ def jit():
 @pytest.mark.parametrize("nthreads", [1, 2, 7])
 def test_executor_keeps_threads_in_step(jit, nthreads):
     # `agree` fails when a thread passes a barrier before another has counted, so a broken barrier shows.
-    counters, results = run_steps(jit, ["count", "agree"] * 50, [1] * 100, nthreads, runs=3)
-    assert counters == [150] * nthreads
-    assert results == [[0, 0, 0]] * nthreads
+    for _ in range(3):
+        counters, results = run_steps(jit, ["count", "agree"] * 50, [1] * 100, nthreads)
+        assert counters == [50] * nthreads
+        assert results == [[0]] * nthreads
+
+
+@pytest.mark.parametrize("absent", [(0,), (1, 2), (0, 2, 3)])
+@pytest.mark.parametrize("shares", [4, 13])
+def test_threads_that_never_come_hold_nobody_up(jit, absent, shares):
+    counters, results = run_steps(jit, ["count", "agree"] * 50, [1] * 100, 4, shares, absent=absent)
+    assert counters == [50] * shares
+    assert results == [[] if tid in absent else [0] for tid in range(4)]
+
+
+def test_a_share_runs_the_steps_up_to_a_barrier_in_order(jit):
+    """`count` and what reads it are in one group: a share's own counter is right when the next step starts."""
+    counters, results = run_steps(jit, ["count", "count", "count", "agree"], [0, 0, 1, 1], 3, 8)
+    assert counters == [3] * 8
+    assert results == [[0]] * 3
 
 
 @pytest.mark.parametrize("nthreads", [1, 3])
