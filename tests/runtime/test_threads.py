@@ -226,8 +226,8 @@ def resident() -> int:
 def test_a_thousand_runs_leak_nothing(artifact: bytes, all_threads: None) -> None:
     session = dhc_runtime.load(artifact, threads=2)
     x = np.ones((1000, 4), np.float32)
-    for rows in range(100):
-        session.run(x[: 10 * rows])
+    for run in range(1000):  # until the heap has taken its shape
+        session.run(x[: 10 * (run % 100)])
     samples = []
     for run in range(1000):
         session.run(x[: 10 * (run % 100)])
