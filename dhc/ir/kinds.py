@@ -127,7 +127,8 @@ class Opaque:
     bound to the op's attribute of kind ``symbol``. Such functions are always `flat` and run on one thread.
 
     Attributes:
-        function: the function; must not depend on globals other than `math` and numbers.
+        function: the function; its globals are `math`, numbers, and functions of this kind that it calls (they take
+            and give numbers and arrays; backends write them into the function).
         args: ``call -> numbers or dims`` appended to the arguments.
         scratch: ``call -> [(dtype, shape), ...]`` further arrays it may use, shared by all threads (each item uses its
             own part).

@@ -10,7 +10,7 @@ from dhc_runtime.safe_write import write_bytes
 from dhc.backends.cpu.cache import KernelCache, default_cache
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.executor_ir import executor_ir
-from dhc.backends.cpu.numba.opaque import LoweredOpaque, OpaqueKernel, lower_opaque
+from dhc.backends.cpu.numba.opaque import LoweredOpaque, OpaqueKernel, lower_opaque, source_of
 from dhc.backends.cpu.objects import compile_kernel
 from dhc.backends.cpu.target import CpuTarget, compile_ir
 from dhc.backends.loop.ir import Kernel
@@ -87,8 +87,6 @@ class KernelSet:
 
     def write_sources(self, folder: Path) -> None:
         """Writes readable sources: Numba Python for loop kernels and opaque ops, LLVM IR for contractions."""
-        import inspect
-
         from dhc.backends.loop.numba_source import print_numba
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,4 +95,4 @@ class KernelSet:
         for name, kernel in self._loops.items():
             write_bytes(folder / f"{name}.py", print_numba(kernel).encode())
         for name, opaque in self._opaques.items():
-            write_bytes(folder / f"{name}.py", inspect.getsource(opaque.function).encode())
+            write_bytes(folder / f"{name}.py", source_of(opaque.function).encode())

@@ -47,6 +47,6 @@ from dhc.ir.ops import (  # noqa: F401
     text,
     tfidf,
     trees,
-    unique_rows,
+    unique,
     view,
 )

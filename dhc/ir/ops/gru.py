@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from dhc.ir.graph import Value
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Attr, Call, OpDef
 from dhc.ir.ops import recurrent as rnn
+from dhc.ir.ops.recurrent import activated
 from dhc.ir.registry import register
 
 USUAL = ("Sigmoid", "Tanh")
@@ -93,36 +93,7 @@ def _cells(  # type: ignore[no-untyped-def]
                         code, alpha, beta = f1, f1_alpha, f1_beta
                         if stage == 1:
                             code, alpha, beta = g1, g1_alpha, g1_beta
-                    if code == 0:
-                        if v >= 0:
-                            v = 1.0 / (1.0 + math.exp(-v))
-                        else:
-                            e = math.exp(v)
-                            v = e / (1.0 + e)
-                    elif code == 1:
-                        v = math.tanh(v)
-                    elif code == 2:
-                        v = max(v, 0.0)
-                    elif code == 3:
-                        v = alpha * v + beta
-                    elif code == 4:
-                        if v < 0:
-                            v = alpha * v
-                    elif code == 5:
-                        if not v > alpha:
-                            v = 0.0
-                    elif code == 6:
-                        v = alpha * math.tanh(beta * v)
-                    elif code == 7:
-                        v = min(max(alpha * v + beta, 0.0), 1.0)
-                    elif code == 8:
-                        if v < 0:
-                            v = alpha * math.expm1(v)
-                    elif code == 9:
-                        v = v / (1.0 + abs(v))
-                    else:
-                        v = max(v, 0.0) + math.log1p(math.exp(-abs(v)))
-                    gates[item, k] = v
+                    gates[item, k] = activated(v, code, alpha, beta)
             for j in range(hidden):
                 z = gates[item, j]
                 state = (1 - z) * gates[item, 2 * hidden + j] + z * h[d, n, j]

@@ -171,6 +171,40 @@ def recurrent_cost(call: Call) -> Cost:
     return Cost((call.types[1].numel + call.types[2].numel) * steps * batch * 2, moved_bytes(call))
 
 
+def activated(v: Any, code: Any, alpha: Any, beta: Any) -> Any:
+    """An activation of one number, by its position in ACTIVATIONS; part of the compiled kernels."""
+    if code == 0:
+        if v >= 0:
+            v = 1.0 / (1.0 + math.exp(-v))
+        else:
+            e = math.exp(v)
+            v = e / (1.0 + e)
+    elif code == 1:
+        v = math.tanh(v)
+    elif code == 2:
+        v = max(v, 0.0)
+    elif code == 3:
+        v = alpha * v + beta
+    elif code == 4:
+        if v < 0:
+            v = alpha * v
+    elif code == 5:
+        if not v > alpha:
+            v = 0.0
+    elif code == 6:
+        v = alpha * math.tanh(beta * v)
+    elif code == 7:
+        v = min(max(alpha * v + beta, 0.0), 1.0)
+    elif code == 8:
+        if v < 0:
+            v = alpha * math.expm1(v)
+    elif code == 9:
+        v = v / (1.0 + abs(v))
+    else:
+        v = max(v, 0.0) + math.log1p(math.exp(-abs(v)))
+    return v
+
+
 # ---- reference -------------------------------------------------------------------------------------------------------
 
 

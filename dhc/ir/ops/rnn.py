@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from dhc.ir.graph import Value
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Call, OpDef
 from dhc.ir.ops import recurrent as rnn
+from dhc.ir.ops.recurrent import activated
 from dhc.ir.registry import register
 
 USUAL = ("Tanh",)
@@ -72,36 +72,7 @@ def _cells(  # type: ignore[no-untyped-def]
                 code, alpha, beta = f0, f0_alpha, f0_beta
                 if d == 1:
                     code, alpha, beta = f1, f1_alpha, f1_beta
-                if code == 0:
-                    if v >= 0:
-                        v = 1.0 / (1.0 + math.exp(-v))
-                    else:
-                        e = math.exp(v)
-                        v = e / (1.0 + e)
-                elif code == 1:
-                    v = math.tanh(v)
-                elif code == 2:
-                    v = max(v, 0.0)
-                elif code == 3:
-                    v = alpha * v + beta
-                elif code == 4:
-                    if v < 0:
-                        v = alpha * v
-                elif code == 5:
-                    if not v > alpha:
-                        v = 0.0
-                elif code == 6:
-                    v = alpha * math.tanh(beta * v)
-                elif code == 7:
-                    v = min(max(alpha * v + beta, 0.0), 1.0)
-                elif code == 8:
-                    if v < 0:
-                        v = alpha * math.expm1(v)
-                elif code == 9:
-                    v = v / (1.0 + abs(v))
-                else:
-                    v = max(v, 0.0) + math.log1p(math.exp(-abs(v)))
-                new[item, k] = v
+                new[item, k] = activated(v, code, alpha, beta)
             for j in range(hidden):
                 h[d, n, j] = new[item, j]
                 y[t, d, n, j] = new[item, j]

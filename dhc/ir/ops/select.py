@@ -1,4 +1,4 @@
-"""Selections whose number of results depends on the data: non-zero positions, distinct values, chosen slices."""
+"""Selections whose number of results depends on the data: non-zero positions, chosen slices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from dhc.ir.graph import Node, Value
 from dhc.ir.inference import require_rank
 from dhc.ir.kinds import Opaque
 from dhc.ir.op import Attr, Call, NotDifferentiable, OpDef, Operand
-from dhc.ir.precision import wide_array
 from dhc.ir.registry import register
 from dhc.ir.symbols import Dim, sym
 from dhc.ir.types import TensorType
@@ -81,133 +80,6 @@ register(
             ([np.array([[True], [False]])], {}),
         ],
         source="ONNX NonZero",
-    )
-)
-
-
-def unique_kernel(x, values, first, inverse, counts, count, order, other, n, in_order):  # type: ignore[no-untyped-def]
-    """Merge sort of the positions, then one pass over groups of equal values (NaN equals NaN)."""
-    for j in range(n):
-        order[j] = j
-    width = 1
-    flipped = False
-    while width < n:
-        low = 0
-        while low < n:
-            middle = min(low + width, n)
-            high = min(low + 2 * width, n)
-            left = low
-            right = middle
-            for target in range(low, high):
-                if left >= middle:
-                    take_right = True
-                elif right >= high:
-                    take_right = False
-                else:
-                    a = x[other[left]] if flipped else x[order[left]]
-                    c = x[other[right]] if flipped else x[order[right]]
-                    take_right = c < a or (a != a and c == c)
-                if take_right:
-                    chosen = right
-                    right = right + 1
-                else:
-                    chosen = left
-                    left = left + 1
-                if flipped:
-                    order[target] = other[chosen]
-                else:
-                    other[target] = order[chosen]
-            low = high
-        flipped = not flipped
-        width = 2 * width
-    if flipped:
-        for j in range(n):
-            order[j] = other[j]
-    found = 0
-    for j in range(n):
-        position = order[j]
-        new = True
-        if j > 0:
-            a = x[order[j - 1]]
-            c = x[position]
-            new = not (a == c or (a != a and c != c))
-        if new:
-            first[found] = position
-            counts[found] = 0
-            found = found + 1
-        counts[found - 1] = counts[found - 1] + 1
-        inverse[position] = found - 1
-    count[0] = found
-    if in_order == 0:
-        # Groups in the order of their first element: other[p] becomes the new number of the group that starts at p.
-        for j in range(n):
-            other[j] = -1
-        for group in range(found):
-            other[first[group]] = group
-        at = 0
-        for j in range(n):
-            if other[j] >= 0:
-                order[at] = counts[other[j]]
-                other[j] = at
-                at = at + 1
-        for j in range(n):
-            inverse[j] = other[first[inverse[j]]]
-        at = 0
-        for j in range(n):
-            if other[j] >= 0:
-                first[at] = j
-                counts[at] = order[at]
-                at = at + 1
-    for group in range(found):
-        values[group] = x[first[group]]
-    return 0
-
-
-def _unique_type(call: Call) -> list[TensorType]:
-    (x,) = call.types
-    require_rank(call, 0, 1)
-    count = new_dim(call)
-    per_value = TensorType(i64, (count,))
-    return [TensorType(x.dtype, (count,)), per_value, TensorType(i64, x.shape), per_value]
-
-
-def _unique_reference(call: Call, x: np.ndarray) -> tuple[np.ndarray, ...]:
-    # NumPy knows of its own floats alone that NaN is equal to itself and larger than all numbers.
-    wide, first, inverse, counts = np.unique(wide_array(x), return_index=True, return_inverse=True, return_counts=True)
-    values, inverse = wide.astype(x.dtype), inverse.reshape(x.shape)
-    if not call.attrs.sorted:
-        order = np.argsort(first)
-        values, first, counts = values[order], first[order], counts[order]
-        inverse = np.argsort(order)[inverse] if order.size else inverse
-    return values, first.astype(np.int64), inverse.astype(np.int64), counts.astype(np.int64)
-
-
-register(
-    OpDef(
-        name="unique",
-        doc="Distinct values of a vector, where each is first, which one each element is, and how often each occurs.",
-        operands=(Operand("x", REALS | BOOL),),
-        attrs=(_COUNT, Attr("sorted", "bool", True, "ascending, else in the order of their first element")),
-        infer=_unique_type,
-        reference=_unique_reference,
-        kind=Opaque(
-            unique_kernel,
-            args=lambda call: [call.types[0].shape[0], int(call.attrs.sorted)],
-            scratch=lambda call: [(i64, call.types[0].shape), (i64, call.types[0].shape)],
-            role="sort",
-            bounds=lambda call: [call.types[0].shape] * 4,
-            count=True,
-            flat=True,
-        ),
-        grad=NotDifferentiable("which values are equal changes in jumps"),
-        examples=lambda: [
-            ([_f([2, 1, 1, 3, 2, 2])], {}),
-            ([_f([2, 1, 1, 3, 0, 2])], {"sorted": False}),
-            ([_f([])], {}),
-            ([_f([np.nan, 1, -0.0, np.nan, 0])], {"sorted": False}),
-            ([np.array([5, -1, 5], np.int64)], {"sorted": True}),
-        ],
-        source="ONNX Unique",
     )
 )
 

@@ -19,54 +19,75 @@ from dhc.ir.symbols import Dim
 from dhc.ir.types import TensorType
 
 
+def merged_runs(
+    x: Any, source: Any, target: Any, size: Any, start: Any, length: Any,
+    base: Any, stride: Any, width: Any, descending: Any,
+) -> None:  # fmt: skip
+    """Merges neighbouring sorted runs of `size` positions from `source` into `target`; see `stably_ordered`."""
+    low = 0
+    while low < length:
+        middle = min(low + size, length)
+        high = min(low + 2 * size, length)
+        left = low
+        right = middle
+        for place in range(low, high):
+            if left >= middle:
+                take_right = True
+            elif right >= high:
+                take_right = False
+            else:
+                take_right = False
+                for c in range(width):
+                    a = x[base + source[start + left] * stride + c]
+                    d = x[base + source[start + right] * stride + c]
+                    if descending != 0:
+                        take_right = d > a or (d != d and a == a)
+                        take_left = a > d or (a != a and d == d)
+                    else:
+                        take_right = d < a or (a != a and d == d)
+                        take_left = a < d or (d != d and a == a)
+                    if take_right or take_left:
+                        break
+            if take_right:
+                target[start + place] = source[start + right]
+                right = right + 1
+            else:
+                target[start + place] = source[start + left]
+                left = left + 1
+        low = high
+
+
+def stably_ordered(
+    x: Any, order: Any, other: Any, start: Any, length: Any, base: Any, stride: Any, width: Any, descending: Any,
+) -> None:  # fmt: skip
+    """Sorts ``order[start : start + length]``, positions of rows, by merging runs of 1, 2, 4, ...; part of kernels.
+
+    The row at a position is ``x[base + position * stride]`` and the `width` elements from there on; rows compare by
+    their first different element, NaN equals NaN and is the greatest. `other` is working memory like `order`.
+    """
+    for j in range(length):
+        order[start + j] = j
+    size = 1
+    while size < length:
+        merged_runs(x, order, other, size, start, length, base, stride, width, descending)
+        size = 2 * size
+        if size < length:
+            merged_runs(x, other, order, size, start, length, base, stride, width, descending)
+            size = 2 * size
+        else:
+            for j in range(length):
+                order[start + j] = other[start + j]
+
+
 def sort_kernel(x, values, indices, order, other, outer, length, kept, inner, descending, first, end):  # type: ignore[no-untyped-def]
-    """Work item: one line along the axis. Merges runs of 1, 2, 4, ... positions between `order` and `other`."""
+    """Work item: one line along the axis, which has its own part of the scratch buffers."""
     for item in range(first, end):
+        start = item * length
         base = (item // inner) * length * inner + item % inner
-        start = item * length  # the line's own part of the scratch buffers
-        for j in range(length):
-            order[start + j] = j
-        width = 1
-        flipped = False
-        while width < length:
-            low = 0
-            while low < length:
-                middle = min(low + width, length)
-                high = min(low + 2 * width, length)
-                left = low
-                right = middle
-                for target in range(low, high):
-                    if left >= middle:
-                        take_right = True
-                    elif right >= high:
-                        take_right = False
-                    else:
-                        if flipped:
-                            a = x[base + other[start + left] * inner]
-                            c = x[base + other[start + right] * inner]
-                        else:
-                            a = x[base + order[start + left] * inner]
-                            c = x[base + order[start + right] * inner]
-                        if descending != 0:
-                            take_right = c > a or (c != c and a == a)
-                        else:
-                            take_right = c < a or (a != a and c == c)
-                    if take_right:
-                        chosen = right
-                        right = right + 1
-                    else:
-                        chosen = left
-                        left = left + 1
-                    if flipped:
-                        order[start + target] = other[start + chosen]
-                    else:
-                        other[start + target] = order[start + chosen]
-                low = high
-            flipped = not flipped
-            width = 2 * width
+        stably_ordered(x, order, other, start, length, base, inner, 1, descending)
         result = (item // inner) * kept * inner + item % inner
         for j in range(kept):
-            position = other[start + j] if flipped else order[start + j]
+            position = order[start + j]
             values[result + j * inner] = x[base + position * inner]
             indices[result + j * inner] = position
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dhc.backends.cpu.numba.builtins import whole
 from dhc.ir import registry, symbols
 from dhc.ir.dtypes import boolean, f32, i64, u8
 from dhc.ir.kinds import Opaque
@@ -24,7 +25,7 @@ HALF = ("f16", "bf16")
 def compiled(function: Callable[..., int]) -> Callable[..., int]:
     import numba
 
-    jitted: Callable[..., int] = numba.njit(function)
+    jitted: Callable[..., int] = numba.njit(whole(function))
     return jitted
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dhc.backends.cpu.numba.builtins import whole
 from dhc.errors import DhcError, ShapeError
 from dhc.ir import registry
 from dhc.ir.builder import Builder
@@ -139,7 +140,7 @@ def test_the_compiled_function_agrees_with_the_reference(op: str, pieces: int) -
 
     kind = registry.get(op).kind
     assert isinstance(kind, Opaque)
-    function = numba.njit(kind.function)
+    function = numba.njit(whole(kind.function))
     for example in examples_for(registry.get(op)):
         graph = example.graph()
         status, results = _run_kernel(function, Call.of(graph.nodes[0]), example.arrays, pieces)

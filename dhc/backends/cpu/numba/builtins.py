@@ -1,8 +1,9 @@
-"""`min` and `max` of two numbers as compiler intrinsics.
+"""What functions of ops may call: `min` and `max` of two numbers, and functions like themselves.
 
-Numba compiles its own versions as separate functions for the machine that it runs on; these become a comparison and a
-selection right where they stand, which is faster to compile and the same for every target. The meaning is Python's:
-the first operand unless the second is smaller (larger).
+Numba compiles its own `min` and `max` as separate functions for the machine that it runs on; ours become a comparison
+and a selection right where they stand, which is faster to compile and the same for every target. The meaning is
+Python's: the first operand unless the second is smaller (larger). Functions that a function calls are written into it
+before anything is typed, so that one function is all that is compiled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import functools
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
+
+from dhc.backends.cpu.numba.opaque import helpers_of
 
 
 @functools.cache
@@ -47,11 +50,21 @@ def replacements() -> dict[str, Any]:
     return {"min": build("dhc_min", "<"), "max": build("dhc_max", ">")}
 
 
-def with_intrinsics(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with `min` and `max` as intrinsics."""
-    if not isinstance(function, FunctionType) or not {"min", "max"} & set(function.__code__.co_names):
+@functools.cache
+def _inlined(helper: FunctionType) -> Any:
+    import numba
+
+    return numba.njit(inline="always")(whole(helper))
+
+
+def whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as Numba takes it: `min` and `max` as intrinsics, functions that it calls written into it."""
+    if not isinstance(function, FunctionType):
         return function
-    scope = {**function.__globals__, **replacements()}
+    helpers = {name: _inlined(helper) for name, helper in helpers_of(function).items()}
+    if not helpers and not {"min", "max"} & set(function.__code__.co_names):
+        return function
+    scope = {**function.__globals__, **replacements(), **helpers}
     copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
     copy.__module__ = function.__module__
     copy.__qualname__ = function.__qualname__

@@ -29,7 +29,7 @@ from typing import Any
 from dhc_runtime.errors import CompileError
 
 from dhc.backends.cpu.cache import KernelCache, default_cache
-from dhc.backends.cpu.numba.builtins import with_intrinsics
+from dhc.backends.cpu.numba.builtins import whole
 from dhc.backends.cpu.numba.opaque import ArrayArgument, OpaqueKernel, fingerprint
 from dhc.backends.cpu.numba.prelude import prelude
 from dhc.backends.cpu.numba.shim import opaque_shim
@@ -87,7 +87,7 @@ def numba_ir(function: Callable[..., Any], signature: Sequence[Any]) -> tuple[st
     try:
         with global_compiler_lock:
             compiled = compiler.compile_extra(
-                typing_context, target_context, with_intrinsics(function), tuple(signature), types.int64, flags, {}
+                typing_context, target_context, whole(function), tuple(signature), types.int64, flags, {}
             )
     except (errors.NumbaError, NotImplementedError) as error:
         raise CompileError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from dhc_runtime.errors import CompileError, DhcError
@@ -154,8 +155,31 @@ def _number(value: Any, size: Callable[[Dim], Size]) -> int | float | str:
     return int(value)
 
 
+def helpers_of(function: Callable[..., Any]) -> dict[str, FunctionType]:
+    """The plain Python functions that a function calls by a global name, sorted by that name."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    found = {name: function.__globals__.get(name) for name in sorted(names)}
+    return {name: value for name, value in found.items() if isinstance(value, FunctionType)}
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The source of a function, after that of the functions it calls."""
+    parts: dict[str, None] = {}
+
+    def visit(each: Callable[..., Any]) -> None:
+        for helper in helpers_of(each).values():
+            visit(helper)
+        parts[inspect.getsource(each)] = None
+
+    visit(function)
+    return "\n\n".join(parts)
+
+
 def fingerprint(function: Callable[..., Any]) -> str:
-    """A hash of what a function does: its source, its constants and the numbers among its globals."""
+    """A hash of what a function does: its source, the numbers among its globals and the functions that it calls."""
     digest = hashlib.sha256()
     code = function.__code__
     try:
@@ -166,6 +190,8 @@ def fingerprint(function: Callable[..., Any]) -> str:
         value = function.__globals__.get(name)
         if isinstance(value, (bool, int, float, str, tuple)):
             digest.update(f"{name}={value!r};".encode())
+    for name, helper in helpers_of(function).items():
+        digest.update(f"{name}={fingerprint(helper)};".encode())
     for cell, name in zip(function.__closure__ or (), code.co_freevars):
         digest.update(f"{name}={cell.cell_contents!r};".encode())
     return digest.hexdigest()[:32]

@@ -10,9 +10,17 @@ from dhc_runtime.code_object import ALLOWED_SYMBOLS
 from dhc_runtime.elf import ElfObject
 
 from dhc.backends.cpu.numba.compile import compile_opaque
-from dhc.backends.cpu.numba.opaque import lower_opaque
+from dhc.backends.cpu.numba.opaque import (
+    ArrayArgument,
+    OpaqueKernel,
+    fingerprint,
+    helpers_of,
+    lower_opaque,
+    source_of,
+)
 from dhc.backends.cpu.target import target
 from dhc.ir import registry, symbols
+from dhc.ir.dtypes import f32
 from dhc.ir.kinds import Opaque
 from dhc.ir.verifier import defined_symbols
 from tests.backends.loop.harness import CACHE, _loaded
@@ -127,3 +135,40 @@ def test_kernels_for_another_processor():
     example = examples_for(registry.get("lstm"))[0]
     code = compile_opaque(lower_opaque(example.graph().nodes[0]).kernel, target("aarch64"), CACHE)
     assert ElfObject(code.data, "lstm").arch == "aarch64"
+
+
+def _doubled(x):
+    return 2.0 * x
+
+
+def _scaled(x, factor):
+    if factor > 1:
+        return _doubled(x) * max(factor, 3.0)
+    return x
+
+
+def _calling(x, out, first, end):
+    for i in range(first, end):
+        out[i] = _scaled(x[i], 2.0)
+    return 0
+
+
+def _other(x):
+    return 3.0 * x
+
+
+def test_functions_may_call_functions(monkeypatch):
+    """They are written into the one that calls them: its text, its fingerprint and its object hold them."""
+    assert list(helpers_of(_calling)) == ["_scaled"]
+    assert source_of(_calling).index("def _doubled") < source_of(_calling).index("def _scaled")
+    arrays = (ArrayArgument(f32, ("n0",)), ArrayArgument(f32, ("n0",), written=True))
+    kernel = OpaqueKernel("calling", _calling, arrays, (), ("n0",), "n0")
+    code = compile_opaque(kernel, target(), CACHE)
+    assert set(ElfObject(code.data, "kernel").undefined) <= ALLOWED_SYMBOLS
+    x, out = np.arange(5, dtype=np.float32), np.zeros(5, np.float32)
+    loaded = _loaded(code.symbol, code.data)
+    assert loaded.run(loaded.bind([x.ctypes.data, out.ctypes.data], [5])) == 0
+    np.testing.assert_array_equal(out, x * 6)
+    before = fingerprint(_calling)
+    monkeypatch.setitem(_scaled.__globals__, "_doubled", _other)
+    assert fingerprint(_calling) != before
