@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper
 
 import dhc_runtime
 
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, save, tensor
 
 
 def test_check_shows_every_op(dhc: Command, classifier: Path) -> None:
@@ -115,6 +117,16 @@ def test_no_cache_compiles_every_kernel(dhc: Command, adder: Path) -> None:
     fresh = dhc("compile", adder, "--json", "--no-cache").data
     assert cached["compiled"] == 0 and cached["cached"] == cached["kernels"]
     assert fresh["cached"] == 0 and fresh["compiled"] == fresh["kernels"]
+
+
+def test_exact_compiles_plain_sums(dhc: Command) -> None:
+    weight = np.ones((32, 32, 3, 3), np.float32)
+    node = helper.make_node("Conv", ["x", "weight"], ["y"], pads=[1, 1, 1, 1])
+    shape = (1, 32, 56, 56)
+    save(Path("conv.onnx"), [node], [tensor("x", *shape)], [tensor("y", *shape)], {"weight": weight})
+    for words, found in (([], True), (["--exact"], False)):
+        assert dhc("compile", "conv.onnx", "--emit-kernels", f"sources{found}", *words).status == 0
+        assert any(Path(f"sources{found}").glob("winograd*.ll")) == found
 
 
 @pytest.mark.parametrize("words", [["--emit-kernels", "sources"], ["--emit", "kernels", "sources"]])

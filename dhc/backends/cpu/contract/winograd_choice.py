@@ -16,8 +16,8 @@ from dhc.backends.cpu.contract.winograd_transform import TILES, error_bound
 from dhc.backends.cpu.target import CpuTarget
 
 # For tiles of 2 x 2 and 4 x 4: transforming one vector of tiles of a channel, and the outputs of one vector of columns.
-_INPUT_COST = {2: 400.0, 4: 800.0}
-_OUTPUT_COST = {2: 1100.0, 4: 2200.0}
+_INPUT_COST = {2: 350.0, 4: 600.0}
+_OUTPUT_COST = {2: 1000.0, 4: 1800.0}
 _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.85  # of the limit that register tiles reach
 _BYTES_PER_STEP = 8.0  # of weights that come from far away
 _MARGIN = 1.1

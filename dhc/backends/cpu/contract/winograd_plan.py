@@ -122,14 +122,12 @@ def pack_weights(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any
     whole = ((plan.slices - 1) * plan.vectors + plan.last_vectors) * plan.lanes
     packed = np.zeros((groups, plan.positions * taps * ins * whole), np.float32)
     for group in range(groups):
-        chosen = weights.reshape(groups, outs, ins, taps, 3, 3)[group]
-        transformed = transformed_weights(plan.m, chosen).transpose(0, 3, 2, 1)  # [position, z tap, channel, output]
-        rows = transformed.reshape(-1, outs)
+        chosen = weights.reshape(groups, outs, ins, taps, 3, 3)[group].transpose(3, 4, 2, 1, 0)
         at = 0
         for first in range(0, whole, plan.columns):
             width = min(plan.columns, whole - first)
-            part = rows[:, first : first + width]
-            target_part = packed[group, at : at + len(rows) * width].reshape(len(rows), width)
-            target_part[:, : part.shape[1]] = part
-            at += len(rows) * width
+            part = transformed_weights(plan.m, np.ascontiguousarray(chosen[..., first : first + width]))
+            size = plan.positions * taps * ins * width
+            packed[group, at : at + size].reshape(*part.shape[:3], width)[..., : part.shape[3]] = part
+            at += size
     return packed.reshape(-1)

@@ -47,12 +47,33 @@ def matrices(m: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.nda
 
 
 def transformed_weights(m: int, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """``G g G^T`` of weights ``[..., 3, 3]``: ``[(m + 2)^2, ...]``, computed in float64 and rounded once."""
+    """``G g G^T`` of weights ``[3, 3, ...]``: ``[(m + 2)^2, ...]``, computed in float64 and rounded once.
+
+    Element by element in a fixed order: a library's matrix product would differ in last bits from machine to machine,
+    and with it the artifact.
+    """
     import numpy as np
 
     taps = matrices(m)[1]
-    wide = np.einsum("iy,...yx,jx->ij...", taps, weights.astype(np.float64), taps, optimize=True)
-    return wide.reshape(-1, *weights.shape[:-2]).astype(weights.dtype)
+
+    def along(axis: list[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        rows = []
+        for coefficients in taps:
+            total = None
+            for coefficient, values in zip(coefficients, axis, strict=True):
+                if coefficient:
+                    term = values * coefficient
+                    total = term if total is None else np.add(total, term, out=total)
+            assert total is not None
+            rows.append(total)
+        return rows
+
+    wide = weights.astype(np.float64)
+    result = np.empty(((m + 2) ** 2, *weights.shape[2:]), weights.dtype)
+    for i, row in enumerate(along(list(wide))):
+        for j, values in enumerate(along(list(row))):
+            result[i * (m + 2) + j] = values
+    return result
 
 
 def amplification(m: int) -> float:

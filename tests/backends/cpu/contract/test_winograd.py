@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import dhc
 from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract import epilogue as ep
 from dhc.backends.cpu.contract import registry
@@ -19,6 +20,7 @@ from dhc.backends.cpu.contract.winograd_transform import (
     matrices,
     transformed_weights,
 )
+from dhc.ir import Builder, Graph
 from tests.backends.cpu.contract.test_contract import ALL_TARGETS, EPILOGUES, RUNNABLE, conv_case, run
 
 # Of the largest sum of magnitudes of a result; typical data stay below this by a factor of 3.
@@ -114,9 +116,9 @@ def test_transforms_compute_a_convolution(m):
 
 
 def test_weights_are_rounded_once():
-    weights = np.random.default_rng(0).standard_normal((5, 4, 3, 3)).astype(np.float32)
+    weights = np.random.default_rng(0).standard_normal((3, 3, 5, 4)).astype(np.float32)
     taps = matrices(4)[1]
-    exact = np.einsum("iy,ocyx,jx->ijoc", taps, weights.astype(np.float64), taps).reshape(36, 5, 4)
+    exact = np.einsum("iy,yxoc,jx->ijoc", taps, weights.astype(np.float64), taps).reshape(36, 5, 4)
     transformed = transformed_weights(4, weights)
     assert transformed.dtype == np.float32
     np.testing.assert_allclose(transformed, exact, rtol=2.0**-23, atol=1e-9)
@@ -199,3 +201,50 @@ def test_exact_is_without_it():
     assert plain.winograd == 0
     assert registry.select(plain, described, exact=True).exact
     assert not registry.select(registry.normalize(spec, described, (56, 56), (56, 56)), described).exact
+
+
+# ---------------------------------------------------------------- in whole graphs
+
+
+def residual_block(batch, height, width):
+    """Two 3x3 convolutions of 24 channels with a residual add; sizes may be symbols."""
+    rng = np.random.default_rng(7)
+    graph = Graph("block")
+    x = graph.input("x", "f32", (batch, 24, height, width))
+    b = Builder(graph)
+    inner = x
+    for _ in range(2):
+        weights = b.constant((rng.standard_normal((24, 24, 3, 3)) / 15).astype(np.float32))
+        bias = b.constant(rng.standard_normal(24).astype(np.float32))
+        inner = b.relu(b.conv(inner, weights, bias, pads_low=(1, 1), pads_high=(1, 1)))
+    graph.output(b.add(inner, x), names=["y"])
+    return graph
+
+
+def kernels(artifact):
+    """Symbols of the artifact's kernels."""
+    return [item["symbol"] for item in artifact.plan["program"]["items"] if item["do"] == "kernel"]
+
+
+@pytest.mark.parametrize("shape", [(1, 56, 56), ("N", 40, 41), ("N", "H", "W")])
+def test_graphs_use_it_within_the_bound(shape):
+    graph = residual_block(*shape)
+    artifact = dhc.compile(graph)
+    assert sum(symbol.startswith("winograd") for symbol in kernels(artifact)) == 2
+    session = artifact.session(threads=2)
+    sizes = [(2, 40, 41), (1, 3, 2)] if shape[0] == "N" else [(1, 56, 56)]
+    for n, h, w in sizes:
+        if shape[1:] == (40, 41) and (h, w) != (40, 41):
+            continue
+        x = np.random.default_rng(n).standard_normal((n, 24, h, w)).astype(np.float32)
+        expected = graph.evaluate(x)[0]
+        assert np.abs(session.run({"x": x})["y"] - expected).max() <= 4e-6 * np.abs(expected).max()
+
+
+def test_exact_compilations_are_without_it():
+    graph = residual_block(1, 56, 56)
+    exact = dhc.compile(graph, exact=True)
+    assert not [symbol for symbol in kernels(exact) if symbol.startswith("winograd")]
+    x = np.random.default_rng(0).standard_normal((1, 24, 56, 56)).astype(np.float32)
+    expected = graph.evaluate(x)[0]
+    assert np.abs(exact.session().run({"x": x})["y"] - expected).max() <= 1e-6 * np.abs(expected).max()
