@@ -12,7 +12,11 @@ from dhc.passes.decompose import Decompose
 from dhc.passes.fold import Fold
 from dhc.passes.fold_batch_norm import FoldBatchNorm
 from dhc.passes.fuse import Fuse
+from dhc.passes.fuse_attention import FuseAttention
 from dhc.passes.sink import Sink
+
+KEPT = {"cpu": "group_norm+instance_norm"}
+"""Composites for which targets have kernels, see `Decompose.keep`."""
 
 
 def clean_up() -> list[Pass]:
@@ -27,8 +31,15 @@ def standard_pipeline(target: str = "cpu") -> list[Pass]:
     """
     if target == "reference":
         return []
-    simplify: list[Pass] = [*clean_up(), FoldBatchNorm(), Decompose(), *clean_up(), Sink(), *clean_up()]
-    return [*simplify, FoldBatchNorm(), Fold(), DeadCode(), Fuse()]
+    simplify: list[Pass] = [
+        *clean_up(),
+        FoldBatchNorm(),
+        Decompose(KEPT.get(target, "")),
+        *clean_up(),
+        Sink(),
+        *clean_up(),
+    ]
+    return [*simplify, FoldBatchNorm(), Fold(), DeadCode(), FuseAttention(), Fuse()]
 
 
 PIPELINES: dict[str, Callable[[], list[Pass]]] = {"clean": clean_up, "standard": standard_pipeline}
