@@ -8,9 +8,10 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, defs, helper
+from onnx import TensorProto, defs, helper, parser
 from onnx.helper import np_dtype_to_tensor_dtype
 
+from dhc import load_onnx
 from dhc.errors import ModelError
 from dhc.frontend.onnx.backend import DhcBackend
 
@@ -90,6 +91,69 @@ def test_shrinking_integers_rounds_towards_zero(device: str) -> None:
     (found,) = run(device, "Shrink", {"x": x}, lambd=1.5, bias=0.5)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, [-2, -1, 0, 0, 0, 1, 2])
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+def gradient_model(text: str) -> Any:
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18, "ai.onnx.preview.training" : 1]> {text}')
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_by_inputs_and_by_values_between(device: str) -> None:
+    """y = sum(tanh(h) * z) with h = x w: what is not in xs or zs is as it is in the graph."""
+    model = gradient_model("""g (float[2,3] x, float[3,4] w, float[2,4] z) =>
+            (float[2,4] dh, float[2,4] dz, float[3,4] dw) {
+        h = MatMul (x, w)
+        t = Tanh (h)
+        p = Mul (t, z)
+        y = ReduceSum <keepdims: int = 0> (p)
+        dh, dz = ai.onnx.preview.training.Gradient <xs: strings = ["h", "z"], y: string = "y"> (h, z)
+        dw = ai.onnx.preview.training.Gradient <xs: strings = ["w"], zs: strings = ["x"], y: string = "y"> (w, x)
+    }""")
+    rng = np.random.default_rng(0)
+    x, w, z = (rng.standard_normal(s).astype(np.float32) for s in ((2, 3), (3, 4), (2, 4)))
+    dh, dz, dw = DhcBackend.run_model(model, [x, w, z], device)
+    h = x @ w
+    np.testing.assert_allclose(dh, z * (1 - np.tanh(h) ** 2), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dz, np.tanh(h), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dw, x.T @ (z * (1 - np.tanh(h) ** 2)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_at_other_values_and_of_gradients(device: str) -> None:
+    model = gradient_model("""g (float[3] x, float[3] other, float[3] apart) =>
+            (float[3] d, float[3] dd, float[3] none) {
+        xx = Mul (x, x)
+        y = Mul (xx, x)
+        first = ai.onnx.preview.training.Gradient <xs: strings = ["x"], y: string = "y"> (x)
+        d, none = ai.onnx.preview.training.Gradient <xs: strings = ["x", "apart"], y: string = "y"> (other, apart)
+        dd = ai.onnx.preview.training.Gradient <xs: strings = ["x"], y: string = "first"> (x)
+    }""")
+    x, other = np.array([1, 2, 3], np.float32), np.array([5, -1, 0], np.float32)
+    d, dd, none = DhcBackend.run_model(model, [x, other, x], device)
+    np.testing.assert_allclose(d, 3 * other**2, rtol=1e-6)
+    np.testing.assert_allclose(dd, 6 * x, rtol=1e-6)
+    np.testing.assert_array_equal(none, np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inputs", "message"),
+    [
+        ('xs: strings = ["x"], y: string = "nothing"', "x", "'nothing' is not defined"),
+        ('xs: strings = ["x", "k"], y: string = "y"', "x", "name 2 values, 1 are given"),
+        ('xs: strings = ["k"], y: string = "y"', "k", "has no gradient"),
+        ('xs: strings = ["x"], y: string = "y"', "k", "the value given for it"),
+    ],
+)
+def test_gradients_that_do_not_fit(attributes: str, inputs: str, message: str) -> None:
+    model = gradient_model(f"""g (float[3] x, int64[3] k) => (float[3] d) {{
+        y = Mul (x, x)
+        d = ai.onnx.preview.training.Gradient <{attributes}> ({inputs})
+    }}""")
+    with pytest.raises(ModelError, match=message):
+        load_onnx(model.SerializeToString())
 
 
 # ---- random numbers --------------------------------------------------------------------------------------------------

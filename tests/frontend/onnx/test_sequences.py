@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from dhc import load_onnx
-from dhc.errors import ModelError, ShapeError, UnsupportedError, UsageError
+from dhc.errors import DhcError, ModelError, ShapeError, UnsupportedError, UsageError
 from dhc.frontend.onnx.backend import DhcBackend
 from dhc.frontend.onnx.containers import containers_of
 
@@ -203,6 +203,23 @@ def test_the_position_may_be_known_at_run_time_only():
     assert prepared.fixed == ()
     with pytest.raises(ModelError, match="out of"):
         prepared.run([X, np.array(3)])
+
+
+@pytest.mark.parametrize("device", ["REFERENCE", "CPU"])
+def test_the_sizes_of_pieces_may_be_known_at_run_time_only(device):
+    proto = model("""g (float[n,2] x, int64[2] sizes) => (seq(float[k,2]) s, int64 count) {
+        s = SplitToSequence <axis: int = 0> (x, sizes)
+        count = SequenceLength (s)
+    }""")
+    prepared = DhcBackend.prepare(proto, device)
+    for sizes in ((1, 2), (4, 0), (2, 3)):
+        x = np.arange(2 * sum(sizes), dtype=np.float32).reshape(-1, 2)
+        s, count = prepared.run([x, np.array(sizes)])
+        same(s, [x[: sizes[0]], x[sizes[0] :]])
+        same(count, np.array(2))
+    assert prepared.fixed == ()
+    with pytest.raises(DhcError):
+        prepared.run([X[:, :2], np.array([1, 1])])
 
 
 def test_a_loop_uses_one_value_by_two_names():

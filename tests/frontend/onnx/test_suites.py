@@ -23,6 +23,17 @@ def test_every_case_passes_interpreted(suite: str) -> None:
     assert [(o.name, o.reason) for o in run_suite(suite, "REFERENCE") if o.status != "passed"] == []
 
 
+@pytest.mark.parametrize("device", ["CPU", "REFERENCE"])
+def test_simple_cases(device: str) -> None:
+    outcomes = run_suite("simple", device)
+    assert len(outcomes) >= 23
+    others = {o.name: o.reason for o in outcomes if o.status != "passed"}
+    if device == "REFERENCE":
+        assert others == {}
+    assert all("strings are held by the interpreter" in reason for reason in others.values())
+    assert all("strnorm" in name for name in others)
+
+
 def test_light_networks_are_cases() -> None:
     assert len(load_cases("light")) == 9
 

@@ -166,6 +166,10 @@ def split_to_sequence(n: NodeContext) -> Value:
     keepdims = bool(n.attr("keepdims", 1))
     length = x.shape[axis]
     sizes = n.const(1) if n.has(1) else np.array(1, np.int64)
+    count = n.type_of(1).shape[0] if n.has(1) and n.type_of(1).rank == 1 else None
+    if (sizes is None or not isinstance(length, int)) and isinstance(count, int) and 0 < count <= MAX_PARTS:
+        cut = n.b.split(x, axis=axis, sizes=n.dims(1))
+        return n.b.sequence_construct(*(cut if isinstance(cut, tuple) else (cut,)))
     if sizes is None or not isinstance(length, int) or length > MAX_PARTS or not length:
         operands = [n.value(1)] if n.has(1) else []
         return n.b.split_to_sequence(x, *operands, axis=axis, keepdims=keepdims)

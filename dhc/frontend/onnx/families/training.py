@@ -1,4 +1,4 @@
-"""Optimizers: one step for any number of tensors (domain ai.onnx.preview.training)."""
+"""Training (domain ai.onnx.preview.training): gradients, and optimizers, one step for any number of tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
-from dhc.ir.graph import Value
+from dhc.ir.autodiff import carries_gradient, region_gradient
+from dhc.ir.graph import Graph, Node, Value, copy_node
 
 _DOMAIN = "ai.onnx.preview.training"
 
@@ -96,3 +97,59 @@ def momentum(n: NodeContext) -> list[Value]:
         direction = b.add(gradient, b.mul(new, b.like(alpha, x))) if mode == "nesterov" else new
         made.append((b.sub(x, b.mul(_as(n, rate, x), direction)), new))
     return _joined(made)
+
+
+@onnx_op("Gradient", domain=_DOMAIN)
+def gradient(n: NodeContext) -> list[Value]:
+    """Gradients of one value by others, where these have the values of the operands."""
+    names = [*n.require_attr("xs"), *n.attr("zs", [])]
+    if len(names) != len(n):
+        n.invalid(f"xs and zs name {len(names)} values, {len(n)} are given")
+    places = [_named(n, name) for name in names]
+    y, given = _named(n, n.require_attr("y")), n.values()
+    wanted = len(n.require_attr("xs"))
+    for value in (y, *places[:wanted]):
+        if not carries_gradient(value):
+            n.invalid(f"{value.type} has no gradient")
+    for name, place, value in zip(names, places, given):
+        if value.dtype != place.dtype or value.type.rank != place.type.rank:
+            n.invalid(f"{name!r} is {place.type}, the value given for it {value.type}")
+    function, others = _function(n, places, y)
+    seed = n.b.full(y.shape, 1, y.dtype)
+    found = region_gradient(n.b, function, [*given, *others], [seed])
+    return [n.b.zeros_like(v) if g is None else g for v, g in zip(given[:wanted], found)]
+
+
+def _named(n: NodeContext, name: str) -> Value:
+    """A value of the graph that an attribute names."""
+    found = n.scope.find(name)
+    if found is None:
+        n.invalid(f"{name!r} is not defined before it is used")
+    if not isinstance(found, Value):
+        n.scope.names[name] = found = n.materialize(found, name)
+    return found
+
+
+def _function(n: NodeContext, places: list[Value], y: Value) -> tuple[Graph, list[Value]]:
+    """What computes `y` from the values at `places`, and the other values of the graph that it takes."""
+    needed: set[Node] = set()
+    others: dict[Value, None] = {}
+    pending = [y]
+    while pending:
+        value = pending.pop()
+        if value in places:
+            continue
+        if value.producer is None:
+            others[value] = None
+        elif value.producer not in needed:
+            needed.add(value.producer)
+            pending.extend(value.producer.operands)
+    function = Graph("function", parent=n.scope.graph)
+    mapping: dict[Value, Value] = {}
+    for number, value in enumerate([*places, *others]):
+        mapping[value] = function.add_input(f"x{number}", value.type)
+    for node in n.scope.graph:
+        if node in needed:
+            copy_node(node, function, mapping)
+    function.output(mapping[y])
+    return function, list(others)
