@@ -86,7 +86,7 @@ class _Rewriter:
             return s.Cast(u16, self._pack(self._let(self._expr(e.operand)), e.dtype))
         if isinstance(e, s.Bitcast) and self._foreign(e.operand.dtype):
             bits = self._expr(e.operand)
-            return bits if e.dtype == u16 else s.Bitcast(e.dtype, bits)
+            return bits if e.dtype == u16 or self._foreign(e.dtype) else s.Bitcast(e.dtype, bits)
         if isinstance(e, s.Bitcast) and self._foreign(e.dtype):
             bits = self._expr(e.operand)
             return bits if bits.dtype == u16 else s.Bitcast(u16, bits)
