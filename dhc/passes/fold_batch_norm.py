@@ -12,6 +12,7 @@ from dhc.ir.dtypes import DType
 from dhc.ir.graph import Graph, Node, Value
 from dhc.passes.base import Pass, PassResult, Refusal, register_pass
 from dhc.passes.rewrite import Rewritten, apply_rules, rule
+from dhc.passes.rules.norms import NORMS
 
 _CONVOLUTIONS = ("conv", "conv_transpose")
 
@@ -175,11 +176,11 @@ class FoldBatchNorm(Pass):
     """Folds batch norms and per-channel scales and shifts with constant numbers into the convolution before them.
 
     Where there is none, a batch norm is one scale and one shift, and chains of these merge. Products are formed in f64
-    and rounded once; results change by rounding only.
+    and rounded once; results change by rounding only. A group norm that was written with reshapes becomes one op.
     """
 
     name: ClassVar[str] = "fold_batch_norm"
 
     def run(self, graph: Graph) -> PassResult:
         """Rewrites the graph and nested graphs."""
-        return apply_rules(graph, [_batch_norm, _scale_and_shift, _batch_norm_alone, _merge_chain])
+        return apply_rules(graph, [*NORMS, _batch_norm, _scale_and_shift, _batch_norm_alone, _merge_chain])

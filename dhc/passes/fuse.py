@@ -7,7 +7,7 @@ the group already, so that nothing is computed twice and no cycle can arise. Wha
 * before a reduction: element-wise nodes of the shape that is reduced (before overlapping windows: cheap ones only);
 * one reduction whose result has the root's shape: the element-wise nodes after it are its epilogue.
 
-A contraction or a resize takes the element-wise nodes that follow it as its epilogue.
+A contraction, a resize or a normalisation over space takes the element-wise nodes that follow it as its epilogue.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _CHEAP = frozenset(
     "logical_xor logical_not bit_and bit_or bit_xor bit_not sign round floor ceil trunc leaky_relu real imag".split()
 )
 """Element-wise ops of a few instructions: computing them again costs less than writing and reading their result."""
+_ANCHORS = ("group_norm", "instance_norm", "resize")
+"""Ops besides contractions for which a backend may have a kernel that also computes what follows."""
 _LOOK_AHEAD = 12
 """Nodes that are looked at behind a value with several uses, to find where the ways meet."""
 _TYPICAL_SIZE = 64
@@ -85,12 +87,12 @@ class Fuse(Pass):
                 result.count("nodes", len(group))
 
     def _epilogue(self, contraction: Node) -> list[Node]:
-        """A contraction or resize and the element-wise nodes that follow it, as far as one value leads on from them.
+        """An anchor and the element-wise nodes that follow it, as far as one value leads on from them.
 
         A value may be used several times on the way (``x * sigmoid(x)``) when the ways meet again within a few nodes.
         """
         kind, name = contraction.op.kind, contraction.op.name
-        if not (isinstance(kind, Contract) or name == "resize") or len(contraction.results) != 1:
+        if not (isinstance(kind, Contract) or name in _ANCHORS) or len(contraction.results) != 1:
             return [contraction]
         shape = contraction.result.shape
         chosen: dict[Node, None] = {contraction: None}

@@ -15,6 +15,9 @@ from dhc.passes.fuse import Fuse
 from dhc.passes.fuse_attention import FuseAttention
 from dhc.passes.sink import Sink
 
+KEPT = {"cpu": "group_norm+instance_norm"}
+"""Composites for which targets have kernels, see `Decompose.keep`."""
+
 
 def clean_up() -> list[Pass]:
     """Simplifies without choosing anything: fold, canonicalize, merge, remove."""
@@ -31,7 +34,7 @@ def standard_pipeline(target: str = "cpu") -> list[Pass]:
     simplify: list[Pass] = [
         *clean_up(),
         FoldBatchNorm(),
-        Decompose(),
+        Decompose(KEPT.get(target, "")),
         *clean_up(),
         Sink(),
         *clean_up(),

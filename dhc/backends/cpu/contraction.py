@@ -31,12 +31,15 @@ class PlannedContraction:
         operands: values or constant arrays for the buffers before the result.
         params: run-time sizes.
         epilogue: the nodes that it covers besides the contraction.
+        before: a kernel over the first operand that runs before, and the f32 elements that it writes to a buffer, which
+            both kernels take behind their operands; None when there is none.
     """
 
     code: KernelCode
     operands: tuple[Value | np.ndarray, ...]
     params: tuple[Dim, ...]
     epilogue: PlannedEpilogue
+    before: tuple[KernelCode, Dim] | None = None
 
 
 def plan_contraction(

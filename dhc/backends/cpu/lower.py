@@ -16,6 +16,7 @@ from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.backends.cpu.recurrent import plan_recurrent
 from dhc.backends.cpu.sampling.planned import plan_resize
+from dhc.backends.cpu.space_norm import NORMS, plan_norm
 from dhc.backends.cpu.target import CpuTarget
 from dhc.backends.loop.ir import Kernel
 from dhc.backends.loop.lower import LoweredKernel, lower_group
@@ -156,8 +157,11 @@ class CpuLowering:
         plan: PlanBuilder,
         node: Node,
     ) -> None:
+        planned: PlannedContraction | None
         if contraction.op.name == "resize":
             planned = plan_resize(contraction, tail, self.target)
+        elif contraction.op.name in NORMS:
+            planned = plan_norm(contraction, tail, self.target)
         else:
             planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact)
         if planned is None:
@@ -169,6 +173,14 @@ class CpuLowering:
         rest = planned.epilogue.rest
         finished = written is results[0][0]
         operands = [self._operand(v, outside, plan) for v in planned.operands]
+        if planned.before is not None:
+            code, size = planned.before
+            between = plan.scratch(dtypes.f32, (size,))
+            plan.kernel(self.sink.contract(code), [operands[0], between], planned.params, node)
+            operands.append(between)
+            x = contraction.operands[0]
+            if finished:
+                plan.reuse(results[0][1], outside.get(x, x))
         if finished:
             out = plan.buffer(results[0][1])
         else:
@@ -246,7 +258,7 @@ class CpuLowering:
 
 def _has_epilogue(node: Node) -> bool:
     """Whether the node may have a kernel that also computes element-wise nodes behind it."""
-    return isinstance(node.op.kind, Contract) or node.op.name == "resize"
+    return isinstance(node.op.kind, Contract) or node.op.name in ("resize", *NORMS)
 
 
 def _is_epilogue(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:
