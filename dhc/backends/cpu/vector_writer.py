@@ -105,7 +105,11 @@ class VectorWriter:
             return f.binary(_INTEGER[e.function], left, right)
         if e.function in _BINARY:
             return f.binary(_BINARY[e.function], left, right)
-        # NaN when either is NaN: the ordered comparison is false for NaN, and the last select restores it.
         ordered = "olt" if e.function == "min" else "ogt"
+        bound = e.right
+        if isinstance(bound, s.Const) and bound.value == bound.value and bound.value != 0:
+            # Against a number other than 0, whose sign would tell, one instruction keeps NaN as well.
+            return f.select(f.compare(ordered, right, left), right, left)
+        # NaN when either is NaN: the ordered comparison is false for NaN, and the last select restores it.
         chosen = f.select(f.compare(ordered, left, right), left, right)
         return f.select(f.compare("uno", left, left), left, chosen)
