@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from dhc_runtime.errors import DhcError, ResourceError, UnsupportedError
+from dhc_runtime.errors import DhcError, ResourceError, UnsupportedError, UsageError
 
 EXIT_CODES = {
     0: "done",
@@ -21,6 +21,17 @@ EXIT_CODES = {
 }
 INTERRUPTED = 130
 _SHOWN_PROBLEMS = 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_WRITABLE = "Name a folder that you may write to, or change its permissions (ls -ld)."
+_REMEDIES = {
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.EROFS: _WRITABLE,
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Check the path: a part of it is a file.",
+    errno.EEXIST: "A file of that name is in the way: remove it, or name another.",
+}
+"""What to do about errors of the system that are those of a path that the user gave."""
 
 
 def report_failure(error: Exception, as_json: bool, debug: bool) -> int:
@@ -48,8 +59,9 @@ def report_failure(error: Exception, as_json: bool, debug: bool) -> int:
 def _status(error: Exception) -> int:
     if isinstance(error, DhcError):
         return error.exit_code
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
-    return ResourceError.exit_code if full or isinstance(error, MemoryError) else 1
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _FULL):
+        return ResourceError.exit_code
+    return UsageError.exit_code if isinstance(error, OSError) and error.errno in _REMEDIES else 1
 
 
 def _text(error: Exception) -> str:
@@ -63,7 +75,8 @@ def _text(error: Exception) -> str:
         return "The memory of this machine does not suffice. Use smaller sizes (--shape) or fewer threads."
     if isinstance(error, OSError):
         place = f" (at {error.filename})" if error.filename else ""
-        return f"{error.strerror or error}{place}."
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        return f"{error.strerror or error}{place}.{' ' if remedy else ''}{remedy}"
     return f"Internal error, {type(error).__name__}: {error}. This is a defect of dhc; --debug shows where it happened."
 
 

@@ -46,6 +46,10 @@ def _head(path: Path) -> bytes:
             raise UsageError(f"{str(path)!r} is a folder", hint=_neighbours(path / "x.onnx", "it holds"))
         with path.open("rb") as stream:
             return stream.read(4096)
+    except PermissionError as error:
+        raise UsageError(
+            f"cannot read {str(path)!r}: {error.strerror}", hint=f"change its permissions (ls -l {path})"
+        ) from None
     except OSError as error:
         raise UsageError(
             f"cannot read {str(path)!r}: {error.strerror}", hint=_neighbours(path, "did you mean") or "check the path"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from dhc import __version__
 from dhc.cli.failures import EXIT_CODES, report_failure
 from dhc.cli.main import VERBS
-from dhc.errors import DhcError
+from dhc.cli.models import kind_of
+from dhc.errors import DhcError, UsageError
 from tests.cli.conftest import Command
 
 ALL_ERRORS = [cls for cls in vars(__import__("dhc.errors", fromlist=["x"])).values() if isinstance(cls, type)]
@@ -170,3 +172,32 @@ def test_the_page_shows_verbs_and_preprocessing(repository: Path) -> None:
         assert f"| `{name}` |" in page
     for verb in VERBS:
         assert f"\n## {verb}\n" in page
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "demo_out"), 2, "(at demo_out). Name a folder"),
+        (FileExistsError(errno.EEXIST, "File exists", "out"), 2, "(at out). A file of that name is in the way"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "(at x). Check the path"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 8, "No space left"),
+        (OSError(errno.EIO, "Input/output error", "x"), 1, "Input/output error (at x)."),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(
+    error: OSError, status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report_failure(error, as_json=False, debug=False) == status
+    assert words in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"x")
+
+    def denied(self: Path, mode: str = "r") -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UsageError, match="change its permissions"):
+        kind_of(str(path))
