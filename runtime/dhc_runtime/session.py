@@ -69,6 +69,7 @@ def load(
     profile: bool = False,
     max_memory: Optional[int] = None,
     pin: "Union[bool, Sequence[int]]" = False,
+    denormals: str = "keep",
 ) -> "Session":
     """Loads an artifact. Nothing is compiled: the code is in it.
 
@@ -82,13 +83,17 @@ def load(
             memory.
         pin: keep each thread on a CPU of its own: True for the CPUs of the process in order, or a list of CPUs, one for
             each thread. The calling thread is moved there for the time of a run.
+        denormals: "keep" computes with numbers below 1.2e-38 as IEEE 754 says; "flush" reads and writes them as zero,
+            for networks in which many activations fade away and processors that are slow with such numbers.
 
     Raises:
         ArtifactError: the artifact is damaged or made for another machine.
         DeviceError: the artifact holds no code for the device.
         UsageError: the file cannot be read, or an argument is wrong.
     """
-    return Session(path, device=device, threads=threads, profile=profile, max_memory=max_memory, pin=pin)
+    return Session(
+        path, device=device, threads=threads, profile=profile, max_memory=max_memory, pin=pin, denormals=denormals
+    )
 
 
 class Session:
@@ -115,8 +120,11 @@ class Session:
         profile: bool = False,
         max_memory: Optional[int] = None,
         pin: "Union[bool, Sequence[int]]" = False,
+        denormals: str = "keep",
     ) -> None:
         _check_limit(max_memory)
+        if denormals not in ("keep", "flush"):
+            raise UsageError("denormals must be 'keep' or 'flush', not {!r}".format(denormals))
         self._reader = ArtifactReader(path)
         try:
             self.manifest: Mapping[str, Any] = self._reader.manifest
@@ -131,7 +139,8 @@ class Session:
                 )
             self._program = parse_program(plan.get("program"), "plan of " + self._where)
             self._code = self._load_code()
-            pool = ThreadPool(self._code.address("dhc_run"), self._thread_count(threads), self._code, pin)
+            entry, count = self._code.address("dhc_run"), self._thread_count(threads)
+            pool = ThreadPool(entry, count, self._code, pin, denormals == "flush")
             self.threads = pool.threads
             self._budget = Budget(max_memory, self.name)
             self._constants: "List[np.ndarray[Any, Any]]" = []

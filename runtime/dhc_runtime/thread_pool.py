@@ -25,7 +25,7 @@ __all__ = ["MAX_THREADS", "ThreadPool", "default_threads", "pinned_cpus", "share
 MAX_THREADS = 1024
 _STACK_BYTES = 8 << 20
 # The layout of `Sync`, in words (see the code generator of the executor).
-_ERROR, _SPIN, _WORKERS, _DONE, _SHARES, _SHARE_WORDS = 2, 3, 4, 8, 16, 8
+_MODES, _ERROR, _SPIN, _WORKERS, _DONE, _SHARES, _SHARE_WORDS = 0, 2, 3, 4, 8, 16, 8
 # About ten microseconds, the usual difference between threads at a barrier. Longer spinning gains nothing on an idle
 # machine, and on a busy one it holds a CPU that the awaited thread may need.
 _SPINS = 500
@@ -186,6 +186,7 @@ class ThreadPool:
         threads: how many threads take part, including the caller; None for all CPUs that the process may use.
         keepalive: the object that owns the code.
         pin: see `pinned_cpus`.
+        flush: whether denormals are read and written as zero.
 
     Attributes:
         threads: how many threads take part.
@@ -195,7 +196,9 @@ class ThreadPool:
         UsageError: ``threads`` is no number from 1 to 1024, or ``pin`` is wrong.
     """
 
-    def __init__(self, entry: int, threads: Optional[int], keepalive: Any, pin: Any = False) -> None:
+    def __init__(
+        self, entry: int, threads: Optional[int], keepalive: Any, pin: Any = False, flush: bool = False
+    ) -> None:
         if threads is None:
             threads = min(default_threads(), MAX_THREADS)
         self.threads = _checked_count(threads)
@@ -212,6 +215,7 @@ class ThreadPool:
         # With more threads than CPUs a spinning thread only keeps the one it waits for from running.
         self._sync[_SPIN] = _SPINS if self.threads <= default_threads() else 0
         self._sync[_WORKERS] = self.threads
+        self._sync[_MODES] = int(flush)
         self._workers: List[_Worker] = []
         self._pid = os.getpid()
         self._generation = 0

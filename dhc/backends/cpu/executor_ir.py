@@ -11,7 +11,8 @@ Layout (64-bit little-endian, see also ``dhc_runtime.thread_pool``)::
 
     struct Step { void *fn; uint8_t **buffers; const int64_t *params; int64_t flags; };  // flags bit 0: barrier
     struct Sync {                      // 64-byte aligned
-        int64_t pad[2];                //   0
+        int64_t modes;                 //   0  set by the caller: bit 0: denormals are read and written as zero
+        int64_t pad;
         int64_t error;                 //  16  0, or (step index + 1) << 8 | status of the first failing kernel
         int64_t spin;                  //  24  set by the caller: polls before a waiting thread looks for other shares
         int64_t workers;               //  32  set by the caller: number of threads; 0: as many as shares
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 SYMBOL = "dhc_run"
 STEP_BYTES = 32
-SYNC_ERROR, SYNC_SPIN, SYNC_WORKERS, SYNC_DONE, SYNC_SHARES = 16, 24, 32, 64, 128
+SYNC_MODES, SYNC_ERROR, SYNC_SPIN, SYNC_WORKERS, SYNC_DONE, SYNC_SHARES = 0, 16, 24, 32, 64, 128
 SHARE_BYTES = 64
 FLAG_BARRIER = 1
 # How often `spin` polls a thread waits for shares that others run before it sleeps, and for how many nanoseconds (the
@@ -118,8 +119,27 @@ done:
 }
 """
 
-_RUN = """
+# The processor's rules for floats are the thread's: they are put back as they were found.
+_ENTER = """
 define i32 @dhc_run(ptr %steps, i64 %nsteps, i64 %tid, i64 %nthreads, ptr %sync) nounwind {
+entry:
+  %modes = load i64, ptr %sync
+  %mode = and i64 %modes, 1
+  %flush = icmp ne i64 %mode, 0
+  br i1 %flush, label %flushed, label %kept
+flushed:
+  FLUSH
+  %word = call i32 @run(ptr %steps, i64 %nsteps, i64 %tid, i64 %nthreads, ptr %sync)
+  RESTORE
+  ret i32 %word
+kept:
+  %same = call i32 @run(ptr %steps, i64 %nsteps, i64 %tid, i64 %nthreads, ptr %sync)
+  ret i32 %same
+}
+"""
+
+_RUN = """
+define internal i32 @run(ptr %steps, i64 %nsteps, i64 %tid, i64 %nthreads, ptr %sync) nounwind {
 entry:
   %error.at = getelementptr i8, ptr %sync, i64 16
   %spin.at = getelementptr i8, ptr %sync, i64 24
@@ -203,6 +223,40 @@ leave:
 """
 
 
+_X86 = {
+    "DECLARE": """
+declare void @llvm.x86.sse2.pause()
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+""",
+    "PAUSE": "call void @llvm.x86.sse2.pause()",
+    "FLUSH": """
+  %found = alloca i32, align 4
+  %wanted = alloca i32, align 4
+  call void @llvm.x86.sse.stmxcsr(ptr %found)
+  %rules = load i32, ptr %found
+  %flushing = or i32 %rules, 32832 ; FTZ and DAZ
+  store i32 %flushing, ptr %wanted
+  call void @llvm.x86.sse.ldmxcsr(ptr %wanted)
+""",
+    "RESTORE": "call void @llvm.x86.sse.ldmxcsr(ptr %found)",
+}
+_AARCH64 = {
+    "DECLARE": """
+declare void @llvm.aarch64.hint(i32)
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+""",
+    "PAUSE": "call void @llvm.aarch64.hint(i32 1)",  # 1 = yield
+    "FLUSH": """
+  %rules = call i64 @llvm.aarch64.get.fpcr()
+  %flushing = or i64 %rules, 16777216 ; FZ
+  call void @llvm.aarch64.set.fpcr(i64 %flushing)
+""",
+    "RESTORE": "call void @llvm.aarch64.set.fpcr(i64 %rules)",
+}
+
+
 def executor_ir(target: CpuTarget) -> str:
     """LLVM IR of ``int32_t dhc_run(const Step*, int64_t nsteps, int64_t tid, int64_t nthreads, Sync*)``.
 
@@ -210,15 +264,12 @@ def executor_ir(target: CpuTarget) -> str:
     its group all threads return. With one share there is no waiting. The result is the error word, 0 if all went well.
 
     Args:
-        target: decides the CPU's pause instruction.
+        target: decides the instructions that wait and that set the rules for floats.
     """
     # Intrinsics, not inline assembly: LLVM's assembly parsers are not set up for other targets than the host.
-    if target.arch == "x86_64":
-        pause, declaration = "call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"
-    else:  # 1 = yield
-        pause, declaration = "call void @llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"
-    header = f'target triple = "{target.triple}"\n{declaration}\ndeclare i32 @nanosleep(ptr, ptr)\n'
-    run = _RUN
-    for name, text in (("PAUSE", pause), ("PATIENCE", str(_PATIENCE)), ("NAP", str(_NAP))):
-        run = run.replace(name, text)
+    words = _X86 if target.arch == "x86_64" else _AARCH64
+    header = f'target triple = "{target.triple}"\n{words["DECLARE"]}\ndeclare i32 @nanosleep(ptr, ptr)\n'
+    run = _RUN + _ENTER
+    for name, text in {**words, "PATIENCE": str(_PATIENCE), "NAP": str(_NAP)}.items():
+        run = run.replace(name, text.strip())
     return header + _SHARE + _CLAIM + run
