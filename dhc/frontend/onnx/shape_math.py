@@ -52,7 +52,15 @@ def fold_shapes(n: NodeContext) -> Known | None:
         return None
     array = np.empty(np.shape(result), object)
     array[...] = result
-    return Known(array, _dtype(n)) if array.size <= KNOWN_LIMIT else None
+    dtype = _dtype(n)
+    return Known(array, dtype) if array.size <= KNOWN_LIMIT and _fits(array, dtype) else None
+
+
+def _fits(array: np.ndarray, dtype: DType) -> bool:
+    """False when numbers would have to wrap around, which is left to the ops."""
+    if not dtype.is_integer:
+        return True
+    return all(dtype.min <= x <= dtype.max for x in array.flat if isinstance(x, (int, np.integer)))
 
 
 _ON_RATIOS = frozenset({"Cast", "Ceil", "Concat", "Floor", "Gather", "Identity", "Mul", "Squeeze", "Unsqueeze"})

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import FunctionProto, SparseTensorProto, TensorProto, helper
+from onnx import FunctionProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from dhc.errors import DhcError, ModelError, ShapeError, UnsupportedError, UsageError
 from dhc.frontend.onnx import load_onnx
@@ -368,3 +368,29 @@ def test_more_sizes_than_a_tensor_may_have_axes_are_refused_at_once() -> None:
     graph = helper.make_graph([node], "g", [sizes], [helper.make_empty_tensor_value_info("y")])
     with pytest.raises(ModelError, match="at most 64"):
         load_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("op", "a", "b", "wanted"),
+    [
+        ("Add", np.array([200, 1], np.uint8), np.array([100, 2], np.uint8), [44, 3]),
+        ("Sub", np.array([200, 1], np.uint8), np.array([100, 2], np.uint8), [100, 255]),
+        ("Mul", np.array([65536, 65536], np.int32), np.array([65536, 3], np.int32), [0, 196608]),
+        ("Mul", np.array([2**63 - 1, 1]), np.array([100, 2]), [-100, 2]),
+    ],
+)
+def test_arithmetic_on_constants_wraps_around(op: str, a: np.ndarray, b: np.ndarray, wanted: list[int]) -> None:
+    """Sizes are followed as numbers without bounds; constants of a type are not."""
+    constants = [numpy_helper.from_array(array, name) for name, array in (("a", a), ("b", b))]
+    code = constants[0].data_type
+    graph = load_onnx(model([node(op, "a b", "y")], [value("x", [1])], [value("y", None, code)], constants))
+    (found,) = graph.evaluate(np.zeros(1, np.float32))
+    assert found.dtype == a.dtype
+    np.testing.assert_array_equal(found, np.array(wanted, a.dtype))
+
+
+def test_casts_of_constants_keep_the_low_bits() -> None:
+    constants = [numpy_helper.from_array(np.array([2**32 + 5]), "a")]
+    graph = load_onnx(model([node("Cast", "a", "y", to=TensorProto.INT32)], [value("x", [1])],
+                            [value("y", None, TensorProto.INT32)], constants))  # fmt: skip
+    np.testing.assert_array_equal(graph.evaluate(np.zeros(1, np.float32))[0], np.array([5], np.int32))

@@ -93,6 +93,28 @@ def test_shrinking_integers_rounds_towards_zero(device: str) -> None:
     np.testing.assert_array_equal(found, [-2, -1, 0, 0, 0, 1, 2])
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.3, 0.6, 0.7, 1.1, 1.4])
+def test_resized_sizes_are_those_that_onnx_infers(scale: float) -> None:
+    """Scales are f32: in f64, 10 * 0.7 would be a little less than 7."""
+    x, scales = np.zeros((1, 1, 10, 50), np.float32), np.array([1, 1, scale, scale], np.float32)
+    model = single("Resize", {"x": x, "roi": np.zeros(0, np.float32), "scales": scales}, opset=13)
+    wanted = onnxruntime.InferenceSession(model.SerializeToString()).run(
+        None, {"x": x, "roi": np.zeros(0, np.float32), "scales": scales}
+    )[0]
+    assert load_onnx(model.SerializeToString(), values={"scales": scales}).outputs[0].shape == wanted.shape
+    free = load_onnx(model_with_free_sizes(model).SerializeToString(), values={"scales": scales})
+    assert free.evaluate(x=x, roi=np.zeros(0, np.float32))[0].shape == wanted.shape
+
+
+def model_with_free_sizes(model: Any) -> Any:
+    """The model with names in place of the sizes of its first input."""
+    freed = type(model)()
+    freed.CopyFrom(model)
+    for i, dim in enumerate(freed.graph.input[0].type.tensor_type.shape.dim):
+        dim.dim_param = f"n{i}"
+    return freed
+
+
 # ---- gradients -------------------------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ def average_pool(n: NodeContext) -> Value:
     attrs["count_include_pad"] = bool(n.attr("count_include_pad", 0))
     if any(not isinstance(e, int) for e in extra):
         if attrs["count_include_pad"]:
-            n.unsupported("ceil_mode with count_include_pad needs known sizes", "fix the shape with --shape")
+            n.unsupported("ceil_mode with count_include_pad needs known sizes", "fix the shapes of the inputs")
         extra = (0,) * len(extra)
     attrs["extra_high"] = extra
     return n.b.call("avg_pool", x, attrs=attrs)

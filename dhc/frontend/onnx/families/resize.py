@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir import symbols
@@ -41,9 +43,9 @@ def _old(n: NodeContext, scales: list[float]) -> Value:
 
 
 def scaled(size: Dim, scale: float) -> Dim:
-    """floor(size * scale); symbolic sizes need a rational scale."""
+    """floor(size * scale), in f32 as ONNX infers it: 10 * 0.7 is 7. Symbolic sizes need a rational scale."""
     if not isinstance(size, SymExpr):
-        return int(size * scale)
+        return int(np.floor(np.float32(size) * np.float32(scale)))
     numerator, denominator = float(scale).as_integer_ratio()
     if denominator > 2**20:
         from fractions import Fraction
