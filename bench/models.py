@@ -28,7 +28,7 @@ from bench.entries import Entry, chosen
 from bench.fresh import in_a_process
 from bench.machine import machine
 from bench.measuring import QUICK, Effort, difference, take_turns
-from bench.peers import PEERS, adapter
+from bench.peers import ON_DEMAND, PEERS, adapter
 from bench.signature import Signature
 
 TITLE = "Whole models in float32: dhc beside other engines (ms of a run, median of rounds in turns)"
@@ -122,7 +122,9 @@ def measure(
                 refused.add(name)
                 tables["refused"].append({"model": entry.name, "engine": name, "reason": _reason(error)})
         times = take_turns(runs, effort)
-        row = _row(entry, count, {name: times.median(name) for name in runs}, peers, operations, times.rounds)
+        row = _row(entry, count, {name: times.median(name) for name in runs}, operations, times.rounds)
+        quickest = min((times.least(name) for name in runs if name != "dhc"), default=None)
+        row["ratio of quickest"] = quickest / times.least("dhc") if quickest is not None else None
         row["difference"] = differs["dhc"]
         row["wrong"] = differs["dhc"] > entry.allowed
         best_of[count] = row
@@ -146,7 +148,7 @@ def reference(model: Path, signature: Signature, feeds: dict[str, np.ndarray]) -
         return None
 
 
-def _row(entry: Entry, threads: int, taken: dict[str, float], peers: list[str], operations: int, rounds: int) -> Row:
+def _row(entry: Entry, threads: int, taken: dict[str, float], operations: int, rounds: int) -> Row:
     from dhc.backends.cpu.limits import peak_gflops
 
     others = {name: ms for name, ms in taken.items() if name != "dhc"}
@@ -156,9 +158,10 @@ def _row(entry: Entry, threads: int, taken: dict[str, float], peers: list[str], 
         "model": entry.name,
         "threads": threads,
         "dhc": taken["dhc"],
-        **{name: others.get(name) for name in PEERS},
+        **{name: others.get(name) for name in (*PEERS, *ON_DEMAND)},
         "best peer": best,
         "ratio": others[best] / taken["dhc"] if best else None,
+        "ratio of quickest": None,
         "GFLOP/s": gflops,
         "% of peak": 100 * gflops / peak_gflops(threads),
         "efficiency": None,
@@ -189,8 +192,10 @@ def _reason(error: Exception) -> str:
 
 
 def _line(row: Row) -> str:
-    peers = "  ".join(f"{name} {row[name]:.2f}" for name in PEERS if row.get(name) is not None)
-    ratio = "" if row["ratio"] is None else f"  ratio {row['ratio']:.2f} to {row['best peer']}"
+    peers = "  ".join(f"{name} {row[name]:.2f}" for name in (*PEERS, *ON_DEMAND) if row.get(name) is not None)
+    ratio = ""
+    if row["ratio"] is not None:
+        ratio = f"  ratio {row['ratio']:.2f} to {row['best peer']}, of quickest runs {row['ratio of quickest']:.2f}"
     return f"{row['model']} {row['threads']}t: dhc {row['dhc']:.2f}  {peers}{ratio}  diff {row['difference']:.1e}"
 
 
@@ -204,6 +209,8 @@ def _merged(tables: dict[str, list[Row]]) -> dict[str, list[Row]]:
         return tables
     old = json.loads(path.read_text(encoding="utf-8"))
     if old.get("machine") != machine() or "costs" not in old.get("tables", {}):
+        return tables
+    if list(old["rows"][0]) != list(tables["rows"][0]):  # of another version of this file
         return tables
     kept = {"rows": old["rows"], **{name: old["tables"][name] for name in ("costs", "refused")}}
     new_models = {row["model"] for row in tables["rows"]}

@@ -23,7 +23,10 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays], list[np.ndarray]]
 
-PEERS = ("onnxruntime", "openvino", "mnn", "ncnn")
+PEERS = ("onnxruntime", "openvino", "mnn", "ncnn", "torch_eager", "torch_inductor")
+"""Measured unless others are named."""
+ON_DEMAND = ("tvm",)
+"""Measured when they are named."""
 
 
 class PeerError(Exception):
