@@ -139,15 +139,22 @@ class OnnxRuntime:
         self._names = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs by name.
+        """Outputs by name; the elements of a sequence have numbers, as the importer names them: ``s.0``, ``s.1``.
 
         Raises:
             UsageError: onnxruntime fails on these inputs.
         """
         try:
-            return dict(zip(self._names, self._session.run(None, dict(feeds))))
+            found = dict(zip(self._names, self._session.run(None, dict(feeds))))
         except Exception as error:  # as above
             raise UsageError(f"onnxruntime fails on these inputs: {_first_line(error)}") from None
+        arrays: dict[str, Any] = {}
+        for name, value in found.items():
+            if isinstance(value, list):
+                arrays.update((f"{name}.{i}", element) for i, element in enumerate(value))
+            else:
+                arrays[name] = value
+        return arrays
 
 
 def _first_line(error: Exception) -> str:

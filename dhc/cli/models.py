@@ -92,14 +92,13 @@ def _open_onnx(path: str, shapes: Sequence[str]) -> Graph:
 
     if not shapes:
         return dhc.load_onnx(path)
-    from dhc.frontend.onnx.importer import import_model
+    from dhc.frontend.onnx import import_source
     from dhc.frontend.onnx.reader import read_model
 
     source = read_model(path)
     weights = {t.name for t in source.proto.graph.initializer}
     names = [v.name for v in source.proto.graph.input if v.name not in weights]
-    parsed = parse_shapes(shapes, names)
-    return import_model(source.proto, parsed, source=source.name, folder=source.folder)
+    return import_source(source, parse_shapes(shapes, names))
 
 
 def _open_text(path: str, shapes: Sequence[str]) -> Graph:

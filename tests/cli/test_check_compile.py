@@ -178,3 +178,27 @@ def test_compile_of_something_else(dhc: Command, artifact: Path) -> None:
     Path("noise.onnx").write_bytes(b"\xff\xfe" * 100)
     assert dhc("compile", "noise.onnx").status == 3
     assert dhc("compile", artifact).status == 2
+
+
+@pytest.mark.parametrize("words", [[], ["--shape", "2x3x8x8"]])
+def test_a_model_that_breaks_the_importer_is_at_fault(
+    dhc: Command, classifier: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("strange")
+
+    monkeypatch.setattr("dhc.frontend.onnx.importer.import_model", broken)
+    answer = dhc("check", classifier, *words)
+    assert answer.status == 3 and "is not valid" in answer.err
+
+
+def test_compile_within_a_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.backends.cpu.differential.test_tiled import unet
+
+    monkeypatch.chdir(tmp_path)
+    dhc.save_onnx(unet(192, 192), "unet.onnx")
+    answer = json.loads(run("compile", "unet.onnx", "--max-memory", "2.2M", "--threads", "2", "--json").stdout)
+    assert answer["patches"] > 1 and answer["patch_size"][0] < 192 and answer["patch_work"] > 1
+    assert answer["memory"]["arena"] < 2.2 * 2**20
+    refused = run("compile", "unet.onnx", "--max-memory", "much", code=2)
+    assert "--max-memory 800M" in refused.stderr

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from dhc.backends import registry
 from dhc.backends.cpu.backend import CpuBackend
@@ -17,7 +18,7 @@ from dhc.cli.extras import EXTRAS
 from dhc.cli.probes import run_probe
 from dhc.ir import Builder, Graph
 from dhc.ir.text import parse_graph
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, save, tensor
 
 # ---- inspect ---------------------------------------------------------------------------------------------------------
 
@@ -123,6 +124,17 @@ def test_compare_names_the_first_node_and_reduces(dhc: Command, classifier: Path
     assert dhc("compare", reduced["graph"], *again).status == 1
     again[3] = "cpu"
     assert dhc("compare", reduced["graph"], *again).status == 0
+
+
+@pytest.mark.parametrize("against", ["onnxruntime", "reference"])
+def test_compare_looks_at_the_elements_of_sequences(dhc: Command, folder: Path, against: str) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra `bench`")
+    outputs = [helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [1, 4])]
+    nodes = [helper.make_node("SplitToSequence", ["x"], ["s"], axis=0)]
+    path = save(folder / "pieces.onnx", nodes, [tensor("x", 2, 4)], outputs, {})
+    answer = dhc("compare", path, "--against", against, "--json")
+    assert answer.status == 0, answer.err
+    assert [t["name"] for t in answer.data["tensors"]] == ["s.0", "s.1"]
 
 
 def test_compare_errors(dhc: Command, classifier: Path, artifact: Path) -> None:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -97,6 +98,15 @@ def test_profile_and_trace(dhc: Command, artifact: Path) -> None:
     steps = dhc("run", artifact, "-i", "random", "--profile", "--json").data["steps"]
     assert len([e for e in events if e["ph"] == "X"]) == len(steps) > 0
     assert all(step["microseconds"] >= 0 for step in steps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_figures_of_results_without_elements(dtype: str) -> None:
+    from dhc.cli.verbs.run import _summary
+
+    made = np.zeros((0, 3), getattr(ml_dtypes, dtype, dtype))
+    assert _summary("y", made) == {"name": "y", "dtype": dtype, "shape": [0, 3]}
+    assert _summary("y", np.ones((1,), made.dtype))["mean"] == 1
 
 
 def test_random_inputs_are_seeded(dhc: Command, artifact: Path) -> None:

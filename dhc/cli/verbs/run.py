@@ -64,6 +64,12 @@ def run(
         opened = open_session(file, progress, shape, threads, cpu, not no_cache)
         session = opened.session
         names = [spec.name for spec in opened.inputs]
+        if output is not None and output.suffix.lower() == ".npy" and len(session.outputs) != 1:
+            listed = ", ".join(info.name for info in session.outputs)
+            raise UsageError(
+                f"there are {len(session.outputs)} outputs ({listed}) and .npy holds one array",
+                hint="write -o out.npz",
+            )
         progress("reading inputs")
         feeds = collect_inputs(opened.inputs, inputs, pre, parse_shapes(shape, names), seed)
         if profile:
@@ -98,7 +104,7 @@ def _summary(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
     import numpy as np
 
     entry: dict[str, Any] = {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
-    if array.size and array.dtype.kind in "fiub" or array.dtype.name == "bfloat16":
+    if array.size and (array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"):
         wide = array.astype(np.float64)
         with np.errstate(all="ignore"):
             entry.update(min=float(wide.min()), max=float(wide.max()), mean=float(wide.mean()))
@@ -162,12 +168,9 @@ def _write_arrays(path: Path, results: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     if path.suffix.lower() == ".npz":
         np.savez(buffer, **results)
-    elif len(results) == 1:
-        np.save(buffer, next(iter(results.values())), allow_pickle=False)
     else:
-        raise UsageError(
-            f"there are {len(results)} outputs ({', '.join(results)}) and .npy holds one array", hint="write -o out.npz"
-        )
+        (array,) = results.values()
+        np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
 
 

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Union
 
 if TYPE_CHECKING:
+    from dhc.frontend.onnx.reader import ModelSource
     from dhc.ir.graph import Graph
 
 Shapes = Mapping[str, Union[None, Sequence[Any]]]
@@ -33,12 +34,17 @@ def load_onnx(model: str | PathLike[str] | bytes, shapes: Shapes | None = None, 
         ShapeError: shapes do not fit each other.
         ResourceError: it needs more memory than there is, or unfolds without end.
     """
+    from dhc.frontend.onnx.reader import read_model
+
+    return import_source(read_model(model), shapes, values)
+
+
+def import_source(source: ModelSource, shapes: Shapes | None = None, values: Values | None = None) -> Graph:
+    """Imports a model that was read already (see `load_onnx`)."""
     from dhc_runtime.errors import DhcError, ModelError, ResourceError
 
     from dhc.frontend.onnx.importer import import_model
-    from dhc.frontend.onnx.reader import read_model
 
-    source = read_model(model)
     try:
         return import_model(source.proto, shapes or {}, source=source.name, folder=source.folder, values=values or {})
     except DhcError:

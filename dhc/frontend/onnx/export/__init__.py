@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-from dhc_runtime.errors import ResourceError, UnsupportedError, UsageError
+from dhc_runtime.errors import ResourceError, UnsupportedError
+from dhc_runtime.safe_write import write_bytes
 
 from dhc.frontend.onnx.export.registry import load_families
 from dhc.frontend.onnx.export.sizes import input_sources
@@ -81,18 +80,11 @@ def write_onnx(graph: Graph, path: str | PathLike[str]) -> None:
 
     Raises:
         UnsupportedError: see `export_graph`.
-        ResourceError: the model is larger than protobuf allows.
+        ResourceError: the model is larger than protobuf allows, or the disk is full.
         UsageError: the file cannot be written.
     """
     model = export_graph(graph)
     size = model.ByteSize()
     if size > MAX_FILE_BYTES:
         raise ResourceError(f"the model takes {size} bytes; protobuf allows {MAX_FILE_BYTES}", budget=MAX_FILE_BYTES)
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(model.SerializeToString(deterministic=True))
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    write_bytes(path, model.SerializeToString(deterministic=True))
