@@ -104,6 +104,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     cache: bool = True,
     exact: bool = False,
     emit: str | PathLike[str] | None = None,
+    max_memory: int | None = None,
     after_pass: Callable[[Pass, Graph], None] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -120,13 +121,17 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         cache: use the kernel cache on disk.
         exact: convolutions as plain sums: none by Winograd's method, which is faster and rounds differently.
         emit: folder that receives the generated kernel sources.
+        max_memory: bytes of intermediate and output values that a run may hold. A model that needs more runs patch by
+            patch, where its results allow that (`dhc.passes.locality`).
         after_pass: called after every pass.
         progress: called with (stage, done, total).
 
     Raises:
-        UnsupportedError: a target cannot take some nodes; the message lists all of them with reasons.
+        UnsupportedError: a target cannot take some nodes, or the model needs more than `max_memory` and cannot be run
+            patch by patch; the message lists all of them with reasons.
         UsageError: an unknown target or option.
         CompileError: generating or compiling code failed.
+        ResourceError: the model needs more than `max_memory` with the smallest patches too.
     """
     from dhc.passes.pipelines import standard_pipeline
 
@@ -135,6 +140,16 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
             f"compiling for {len(targets)} targets at once is not supported, got {', '.join(targets) or 'none'}",
             hint="name one target; `dhc check` shows what each can take",
         )
+    if max_memory is not None:
+        from dhc.tiling import compile_within
+
+        def as_it_is(part: Graph) -> Artifact:
+            return compile(
+                part, targets, cpu=cpu, threads=threads, passes=passes, verify=verify, cache=cache, exact=exact,
+                emit=emit, after_pass=after_pass, progress=progress,
+            )  # fmt: skip
+
+        return compile_within(graph, max_memory, threads, as_it_is)
     backend = get_backend(targets[0])
     sources = None if emit is None else str(emit)
     options = CompileOptions(cpu=cpu, threads=threads, cache=cache, exact=exact, emit=sources, progress=progress)

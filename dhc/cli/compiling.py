@@ -60,7 +60,11 @@ def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int |
             }
             for record in artifact.report.passes
         ],
-        **{key: backend[key] for key in ("kernels", "compiled", "cached", "steps") if key in backend},
+        **{
+            key: backend[key]
+            for key in ("kernels", "compiled", "cached", "steps", "patches", "patch_size", "patch_work")
+            if key in backend
+        },
         "bytes": {
             "code": backend.get("code_bytes"),
             "constants": backend.get("constant_bytes"),
@@ -92,6 +96,9 @@ def show_report(out: Output, data: Mapping[str, Any]) -> None:
     if size.get("artifact") is not None:
         code, constants = format_bytes(size["code"] or 0), format_bytes(size["constants"] or 0)
         out.fields([("artifact", f"{format_bytes(size['artifact'])} ({constants} constants, {code} code)")])
+    if "patches" in data:
+        size = " x ".join(map(str, data["patch_size"]))
+        out.fields([("patches", f"{data['patches']} of {size}; {data['patch_work']:.2f} x the work of the whole")])
     memory = data["memory"]
     if memory is None:
         out.fields([("memory", "depends on the sizes of the inputs")])

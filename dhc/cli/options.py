@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
+
+from dhc.errors import UsageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output, with nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -26,6 +29,14 @@ Cpu = Annotated[
         "--cpu",
         help="CPU to generate code for: host, x86-64, x86-64-v2, x86-64-v3, x86-64-v4, aarch64. "
         "Default: the environment's DHC_CPU, else host.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="BYTES",
+        help="Most memory for the values of a run, such as 800M or 4G; larger models run patch by patch.",
     ),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model, or IR text (- for standard input).")]
@@ -54,3 +65,18 @@ Exact = Annotated[
     typer.Option("--exact", help="Convolutions as plain sums, not by the faster methods that round differently."),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the kernel cache on disk.")]
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """A number of bytes such as ``800M`` or ``1.5G`` (powers of 1024); None for none.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = 0 if found is None else int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    if size <= 0:
+        raise UsageError(f"{text!r} is no number of bytes", hint="write for example --max-memory 800M, or 4G")
+    return size

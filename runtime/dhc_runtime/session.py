@@ -23,6 +23,7 @@ from dhc_runtime.memory import Block, Budget, FixedTarget
 from dhc_runtime.native_segment import Recorder
 from dhc_runtime.program import Port, parse_program
 from dhc_runtime.thread_pool import MAX_THREADS, ThreadPool
+from dhc_runtime.tiling import Tiles, parse_tiles
 from dhc_runtime.trace import StepTime, chrome_trace
 
 __all__ = ["Session", "TensorInfo", "load"]
@@ -138,6 +139,12 @@ class Session:
                     self._where,
                 )
             self._program = parse_program(plan.get("program"), "plan of " + self._where)
+            self._tiles: Optional[Tiles] = None
+            self._taken, self._returned = self._program.inputs, self._program.outputs
+            if "tiles" in plan:
+                tiles = self._tiles = parse_tiles(plan["tiles"], self._program, "plan of " + self._where)
+                self._taken = tiles.ports(self._program.inputs, tiles.inputs)
+                self._returned = tiles.ports(self._program.outputs, tiles.outputs)
             self._code = self._load_code()
             entry, count = self._code.address("dhc_run"), self._thread_count(threads)
             pool = ThreadPool(entry, count, self._code, pin, denormals == "flush")
@@ -150,9 +157,9 @@ class Session:
         except BaseException:
             self._reader.close()
             raise
-        self._feed = Feed(self._program.inputs, self.name, self._budget)
-        self.inputs = _infos(self._program.inputs)
-        self.outputs = _infos(self._program.outputs)
+        self._feed = Feed(self._taken, self.name, self._budget)
+        self.inputs = _infos(self._taken)
+        self.outputs = _infos(self._returned)
         self._profiling = bool(profile)
         self._steps: List[StepTime] = []
         self._closed = False
@@ -238,7 +245,8 @@ class Session:
         with self._lock:
             if self._closed:
                 raise UsageError("The session is closed", self.name, "Load the artifact again")
-            return self._run(arrays, offered, self._profiling if profile is None else profile)
+            profile = self._profiling if profile is None else profile
+            return (self._run if self._tiles is None else self._run_patches)(arrays, offered, profile)
 
     def __call__(self, *inputs: Any) -> Any:
         """Runs the model and returns its output, or a tuple of them if there are several."""
@@ -251,12 +259,12 @@ class Session:
         offered: "Dict[int, Tuple[np.ndarray[Any, Any], bool]]" = {}
         if not outputs:
             return offered
-        numbers = {port.name: number for number, port in enumerate(self._program.outputs)}
+        numbers = {port.name: number for number, port in enumerate(self._returned)}
         unknown = ["output {!r} is unknown".format(name) for name in outputs if name not in numbers]
         raise_problems(UsageError, unknown, self.name, "Session.outputs lists what the model gives")
         others = list(arrays)
         for name, array in outputs.items():
-            port = self._program.outputs[numbers[name]]
+            port = self._returned[numbers[name]]
             offered[numbers[name]] = (array, prepare_output(name, array, port, others, self.name))
             others.append(array)
         return offered
@@ -301,6 +309,45 @@ class Session:
             if found is None:
                 raise ArtifactError("The output {!r} was not made".format(port.name), self._where)
             answers[port.name] = found
+        return answers
+
+    def _run_patches(
+        self,
+        arrays: "List[np.ndarray[Any, Any]]",
+        offered: "Dict[int, Tuple[np.ndarray[Any, Any], bool]]",
+        profile: bool,
+    ) -> "Dict[str, np.ndarray[Any, Any]]":
+        assert self._tiles is not None
+        steps: List[StepTime] = []
+        blocks = [Block(self._budget) for _ in self._returned]
+        results: "List[np.ndarray[Any, Any]]" = []
+
+        def compute(parts: "List[np.ndarray[Any, Any]]") -> "List[np.ndarray[Any, Any]]":
+            found = list(self._run(parts, {}, profile).values())
+            steps.extend(self._steps if profile else ())
+            return found
+
+        try:
+            for number, (port, side, block) in enumerate(zip(self._returned, self._tiles.outputs, blocks)):
+                given, direct = offered.get(number, (None, False))
+                if given is not None and direct:
+                    results.append(given)
+                    continue
+                size = byte_count(side.shape, port.dtype)
+                block.ensure(size)
+                results.append(self._array(port, block.data, Memory(block.address, side.shape)))
+            self._tiles.run(arrays, results, compute)
+        finally:
+            for block in blocks:
+                block.release()
+        if profile:
+            self._steps = steps
+        answers: "Dict[str, np.ndarray[Any, Any]]" = {}
+        for number, (port, found) in enumerate(zip(self._returned, results)):
+            given, direct = offered.get(number, (None, False))
+            if given is not None and not direct:
+                self._fill(port, given, found, Memory(0, found.shape))
+            answers[port.name] = found if given is None else given
         return answers
 
     def _array(self, port: Port, data: "Optional[np.ndarray[Any, Any]]", value: Memory) -> "np.ndarray[Any, Any]":

@@ -192,13 +192,16 @@ def test_a_model_that_breaks_the_importer_is_at_fault(
     assert answer.status == 3 and "is not valid" in answer.err
 
 
-def test_compile_within_a_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_within_a_limit_of_memory(dhc: Command, tmp_path: Path) -> None:
+    from dhc.frontend.onnx import save_onnx
     from tests.backends.cpu.differential.test_tiled import unet
 
-    monkeypatch.chdir(tmp_path)
-    dhc.save_onnx(unet(192, 192), "unet.onnx")
-    answer = json.loads(run("compile", "unet.onnx", "--max-memory", "2.2M", "--threads", "2", "--json").stdout)
+    model = tmp_path / "unet.onnx"
+    save_onnx(unet(192, 192), model)
+    answer = dhc("compile", model, "--max-memory", "2.2M", "--threads", "2", "--json").data
     assert answer["patches"] > 1 and answer["patch_size"][0] < 192 and answer["patch_work"] > 1
     assert answer["memory"]["arena"] < 2.2 * 2**20
-    refused = run("compile", "unet.onnx", "--max-memory", "much", code=2)
-    assert "--max-memory 800M" in refused.stderr
+    table = dhc("compile", model, "--max-memory", "2.2M", "--threads", "2").out
+    assert "patches" in table and "the work of the whole" in table
+    refused = dhc("compile", model, "--max-memory", "much")
+    assert refused.status == 2 and "--max-memory 800M" in refused.err

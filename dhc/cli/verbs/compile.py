@@ -12,7 +12,20 @@ import typer
 
 from dhc.cli.compiling import report_data, show_report
 from dhc.cli.models import graph_signature, open_graph
-from dhc.cli.options import AsJson, Cpu, Debug, Exact, Model, NoCache, PrintAfter, Shapes, Threads, Verify
+from dhc.cli.options import (
+    AsJson,
+    Cpu,
+    Debug,
+    Exact,
+    MaxMemory,
+    Model,
+    NoCache,
+    PrintAfter,
+    Shapes,
+    Threads,
+    Verify,
+    parse_bytes,
+)
 from dhc.cli.output import Output, require_folder
 from dhc.errors import UsageError
 
@@ -26,10 +39,11 @@ def compile_model(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The artifact to write. Default: the model's name with .dhc.")
     ] = None,
-    target: Annotated[str, typer.Option("--target", "--targets", help="Devices, separated by commas.")] = "cpu",
+    target: Annotated[str, typer.Option("--target", "--targets", help="Device to compile for.")] = "cpu",
     shape: Shapes = [],  # noqa: B006 - Typer reads the default and never changes it
     threads: Threads = None,
     cpu: Cpu = None,
+    max_memory: MaxMemory = None,
     emit_kernels: Annotated[
         Path | None, typer.Option("--emit-kernels", metavar="DIR", help="Write the sources of the kernels to a folder.")
     ] = None,
@@ -61,7 +75,7 @@ def compile_model(
         targets = [name.strip() for name in target.split(",") if name.strip()]
         artifact = dhc.compile(
             graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, exact=exact,
-            emit=folder,
+            emit=folder, max_memory=parse_bytes(max_memory),
             after_pass=pass_printer(print_after, targets), progress=progress,
         )  # fmt: skip
         progress("writing")
