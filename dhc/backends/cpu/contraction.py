@@ -66,7 +66,8 @@ def plan_contraction(
     if node.op.name == "matmul":
         return _plan_matmul(node, tail, target, outer)
     if node.op.name in ("conv", "conv_transpose"):
-        return _plan_window(node, tail, target, outer, exact)
+        single = _plan_single_position(node, tail, target, outer) if node.op.name == "conv_transpose" else None
+        return single or _plan_window(node, tail, target, outer, exact)
     return None
 
 
@@ -117,6 +118,34 @@ def _plan_window(
     operands: list[Value | np.ndarray] = [x, packed, *node.operands[2:]]
     ins, outs = _three(x.shape[2:]), _three(node.result.shape[2:])
     return _finish(normalized, node, target, planned, operands, (x.shape[0], *ins, *outs))
+
+
+def _plan_single_position(
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value]
+) -> PlannedContraction | None:
+    """A transposed convolution of maps of one element, the first layer of a generator: a product of matrices."""
+    x, w = node.operands[:2]
+    weights = _constant(w, outer)
+    bias = _constant(node.operands[2], outer) if len(node.operands) > 2 else np.zeros(0)
+    if weights is None or bias is None or node.attrs["groups"] != 1 or weights.size == 0:
+        return None
+    single = all(d == 1 for d in x.shape[2:]) and not any(p != 0 for p in node.attrs["pads_low"])
+    whole = node.result.shape[2:] == weights.shape[2:] and not any(d != 1 for d in node.attrs["dilations"])
+    if not single or not whole:
+        return None
+    matrix = weights.reshape(weights.shape[0], -1)
+    planned = plan_epilogue(node, tail, row_axis=None)
+    spec = MatmulSpec(
+        dtype=node.result.dtype.name,
+        packed_b=True,
+        bias="n" if bias.size else "none",
+        epilogue=planned.epilogue or Epilogue(),
+    )
+    operands: list[Value | np.ndarray] = [x, generators.pack_weights(spec, target, matrix)]
+    if bias.size:
+        operands.append(np.repeat(bias, matrix.shape[1] // len(bias)))
+    params = (1, 1, 1, x.shape[0], matrix.shape[1], matrix.shape[0], *(0,) * 6)
+    return _finish(spec, node, target, planned, operands, params)
 
 
 def _per_axis(values: Sequence[int], rank: int) -> tuple[int, ...]:
