@@ -12,8 +12,9 @@ from dhc.passes.rules.arithmetic import ARITHMETIC
 from dhc.passes.rules.control import CONTROL, constants_inwards
 from dhc.passes.rules.sizes import SIZES
 from dhc.passes.rules.views import VIEWS
+from dhc.passes.rules.windows import WINDOWS
 
-RULES = (*VIEWS, *ARITHMETIC, *CONTROL, *SIZES)
+RULES = (*VIEWS, *WINDOWS, *ARITHMETIC, *CONTROL, *SIZES)
 
 
 @register_pass
