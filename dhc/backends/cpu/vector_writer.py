@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dhc.backends.cpu.contract import activations
 from dhc.backends.cpu.contract.epilogue import EpilogueContext
 from dhc.backends.cpu.llvm.builder import Value as IrValue
 from dhc.backends.cpu.llvm.builder import suffix
@@ -13,6 +14,7 @@ _BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARE = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _INTEGER = {"add": "add", "sub": "sub", "and": "and", "or": "or", "shl": "shl", "shr": "ashr"}
 _INTRINSICS = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "rint": "rint"}
+_SHORT = {"exp": activations.exp, "tanh": activations.tanh, "erf": activations.erf}
 
 
 def is_writable(e: s.ScalarExpr, dtype: DType) -> bool:
@@ -89,6 +91,8 @@ class VectorWriter:
 
     def _unary(self, e: s.Unary) -> IrValue:
         f = self._context.function
+        if e.function in _SHORT and e.dtype == f32:
+            return _SHORT[e.function](f, self.write(e.operand))
         if e.function in EXPANSIONS:
             return self.write(EXPANSIONS[e.function](self._let(e.operand), self._let))
         operand = self.write(e.operand)
