@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dhc_runtime.errors import ResourceError, UnsupportedError, UsageError
 from dhc_runtime.thread_pool import default_threads
 
-from dhc.backends.patches import Patches, cut, plan_entry
+from dhc.backends.patches import Patches, cheapest, cut, plan_entry
 from dhc.ir.graph import Graph
 from dhc.passes.base import run_passes
 from dhc.passes.decompose import Decompose
@@ -22,7 +23,8 @@ from dhc.passes.pipelines import clean_up
 if TYPE_CHECKING:
     from dhc.compiler import Artifact
 
-_SHRINK = 0.8
+_LESS = 0.9
+"""Share of the positions that the next smaller patches may have."""
 
 
 def compile_within(graph: Graph, limit: int, threads: int | None, compile_one: Callable[[Graph], Artifact]) -> Artifact:
@@ -65,40 +67,29 @@ def compile_within(graph: Graph, limit: int, threads: int | None, compile_one: C
             problems=error.problems,
             hint="raise the limit of memory, or use a smaller input",
         ) from error
-    size = list(found.space)
+    whole = math.prod(found.space)
+    ends = sum(int(v.type.nbytes) for v in (*local.inputs, *local.outputs))
+    positions = whole * (limit - outputs) / (_estimate(local) + ends)
     smallest = least
     while True:
-        shrunk = _shrunk(found, local, size)
-        if shrunk is None:
+        size = cheapest(found, min(positions, whole - 1))
+        patches = None if size is None else cut(found, local, size)
+        if size is None or patches is None:
             raise ResourceError(
-                f"a run needs {smallest:,} bytes with the smallest patches, more than the limit of {limit:,}",
+                f"a run needs {smallest:,} bytes with small patches, more than the limit of {limit:,}",
                 smallest,
                 hint="raise the limit of memory, or use a smaller input",
             )
-        size = list(shrunk.size)
         part = with_space(local, found, size)
         around = outputs + sum(int(v.type.nbytes) for v in (*part.inputs, *part.outputs))
-        smallest = min(smallest, _estimate(part) + around)
-        if _estimate(part) + around > limit:
-            continue
-        artifact = compile_one(part)
-        needed = _arena(artifact, threads) + around
-        smallest = min(smallest, needed)
+        needed = _estimate(part) + around
         if needed <= limit:
-            return _tiled(artifact, found, shrunk, local)
-
-
-def _shrunk(found: Locality, whole: Graph, size: Sequence[int]) -> Patches | None:
-    """The next smaller patches: the longest axis that can be is cut shorter; None when there is none."""
-    for i in sorted(range(len(size)), key=lambda i: -size[i]):
-        unit, space = found.alignment[i], found.space[i]
-        fewer = max(1, -(-int(size[i] * (1 - _SHRINK)) // unit)) * unit
-        for less in dict.fromkeys((fewer, unit)):
-            patches = cut(found, whole, [*size[:i], size[i] - less, *size[i + 1 :]]) if size[i] > less else None
-            if patches is not None:
-                assert (space - patches.size[i]) % unit == 0
-                return patches
-    return None
+            artifact = compile_one(part)
+            needed = _arena(artifact, threads) + around
+            if needed <= limit:
+                return _tiled(artifact, found, patches, local)
+        smallest = min(smallest, needed)
+        positions = _LESS * math.prod(size)
 
 
 def _estimate(graph: Graph) -> int:

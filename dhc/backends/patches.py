@@ -7,6 +7,7 @@ dropped.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 
 from dhc.ir.graph import Graph
 from dhc.passes.locality import Axis, Locality
+
+_CHOICES = 64
+"""Sizes that are looked at along each axis."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,32 @@ def cut(found: Locality, whole: Graph, size: Sequence[int]) -> Patches | None:
                 return None
             kept[number].append(entries)
     return Patches(tuple(size), tuple(starts), tuple(tuple(k) for k in kept))
+
+
+def cheapest(found: Locality, positions: float) -> tuple[int, ...] | None:
+    """The size of patches of at most so many positions that together compute the fewest; None when none is so small."""
+    best: tuple[float, ...] | None = None
+    chosen: tuple[int, ...] | None = None
+    for combination in itertools.product(*(_sizes(found, i) for i in range(len(found.space)))):
+        size = tuple(patch for patch, _ in combination)
+        volume = math.prod(size)
+        rank = (volume * math.prod(count for _, count in combination), -volume)
+        if volume <= positions and (best is None or rank < best):
+            best, chosen = rank, size
+    return chosen
+
+
+def _sizes(found: Locality, index: int) -> list[tuple[int, int]]:
+    """Sizes to choose from along an axis of space, the largest first, each with the number of patches."""
+    space, unit = found.space[index], found.alignment[index]
+    axes = [reach[index] for reach in found.outputs]
+    least = max(1, space // unit // _CHOICES)
+    sizes = []
+    for patch in range(space, 0, -unit * least):
+        places = _starts(space, patch, unit, axes)
+        if places is not None:
+            sizes.append((patch, len(places)))
+    return sizes
 
 
 def _inner(axis: Axis, patch: int) -> tuple[int, int]:

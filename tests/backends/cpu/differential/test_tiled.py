@@ -12,7 +12,7 @@ import dhc_runtime
 from dhc_runtime.errors import ArtifactError, ResourceError, ShapeError, UnsupportedError, UsageError
 
 import dhc
-from dhc.backends.patches import cut
+from dhc.backends.patches import cheapest, cut
 from dhc.ir import Builder, Graph
 from dhc.passes.base import run_passes
 from dhc.passes.decompose import Decompose
@@ -123,6 +123,15 @@ def test_the_limit_is_kept_by_runs(divisor: int) -> None:
     assert "tiles" not in roomy.plan and roomy.to_bytes() == whole.to_bytes()
 
 
+def test_the_patches_chosen_compute_the_least() -> None:
+    """Overlaps cost most where patches are cut along several axes."""
+    found = locality(_local(unet(256, 256)))
+    size = cheapest(found, 256 * 256 / 2)
+    assert size is not None and sorted(size)[1] == 256 and 96 < sorted(size)[0] <= 128
+    assert cheapest(found, 100) is None
+    assert cheapest(found, 256 * 256) == (256, 256)
+
+
 def _refused(build: Any) -> str:
     graph = Graph("refused")
     b = Builder(graph)
@@ -155,7 +164,7 @@ def test_what_is_not_local_is_refused_with_the_node(build: Any, reason: str) -> 
 
 def test_limits_that_cannot_be_kept_are_refused() -> None:
     graph = unet(96, 96)
-    with pytest.raises(ResourceError, match="smallest patches"):
+    with pytest.raises(ResourceError, match="with small patches"):
         dhc.compile(graph, max_memory=200_000)
     for wrong in (0, -5, True, 2.5):
         with pytest.raises(UsageError, match="positive number of bytes"):
