@@ -9,6 +9,7 @@ from typing import Any
 
 from dhc.backends.cpu.contract.depthwise import is_depthwise
 from dhc.backends.cpu.contract.depthwise_channels import is_channelwise, reached_columns
+from dhc.backends.cpu.contract.depthwise_direct import is_direct
 from dhc.backends.cpu.contract.pointwise import is_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.backends.cpu.target import CpuTarget
@@ -43,7 +44,11 @@ def choose(spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: 
 
 def _pays_depthwise(spec: ConvSpec, target: CpuTarget, in_width: Sequence[Any], width: int) -> bool:
     lanes = target.lanes(spec.dtype)
-    if not is_channelwise(spec) or spec.in_channels < lanes or not 0 < width <= (lanes if spec.stride[-1] == 1 else 28):
+    if is_direct(spec, target):
+        widest = lanes // 2
+    else:
+        widest = lanes if spec.stride[-1] == 1 else 28
+    if not is_channelwise(spec) or spec.in_channels < lanes or not 0 < width <= widest:
         return False
     known = len(in_width) == 1 and isinstance(in_width[0], int)
     reached = reached_columns(dataclasses.replace(spec, positions=width))

@@ -18,6 +18,7 @@ from dhc.backends.cpu.contract.channels import emit_channels, pack_channels
 from dhc.backends.cpu.contract.choice import choose
 from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.depthwise_channels import emit_depthwise_channels, pack_depthwise_channels
+from dhc.backends.cpu.contract.depthwise_direct import emit_depthwise_direct, is_direct
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
@@ -92,6 +93,12 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "depthwise-channels",
         emit_depthwise_channels,
         pack_depthwise_channels,
+    ),
+    Generator(
+        "depthwise-direct",
+        lambda spec, target: isinstance(spec, ConvSpec) and is_direct(spec, target),
+        emit_depthwise_direct,
+        lambda spec, target, weights: weights.reshape(-1),
     ),
     Generator(
         "depthwise",

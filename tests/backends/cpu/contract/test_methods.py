@@ -24,6 +24,7 @@ from tests.backends.cpu.contract.test_contract import (
     windows,
 )
 
+LONG = ep.Chain((ep.Relu(),) * 8)  # too long to be repeated for every vector of a tile
 GELU_LIKE = ep.Chain((ep.LeakyRelu(0.1), ep.Clip(-3, 3), ep.LeakyRelu(0.2), ep.Clip(-1, 2), ep.Relu()))
 
 
@@ -111,6 +112,11 @@ def depthwise_layer(channels, kernel, stride, out_width):
 
 
 LARGER = [
+    (ConvSpec(6, 18, (3, 3), pad_begin=(1, 1), groups=6, bias=True), (70, 131), (70, 131)),
+    (ConvSpec(5, 5, (5, 5), (2, 2), pad_begin=(2, 2), groups=5, epilogue=ep.Relu()), (90, 200), (45, 100)),
+    (ConvSpec(3, 3, (3, 3), (1, 1), (4, 3), (4, 3), groups=3), (50, 60), (50, 60)),
+    (ConvSpec(2, 2, (25,), (2,), pad_begin=(12,), groups=2, epilogue=LONG), (1000,), (500,)),
+    (ConvSpec(4, 4, (3, 3), pad_begin=(1, 1), groups=4, bias=True, epilogue=LONG), (20, 45), (20, 45)),
     (depthwise_layer(40, 3, 1, 61), (60, 61), (60, 61)),
     (depthwise_layer(100, 5, 2, 40), (79, 80), (40, 40)),
     (ConvSpec(300, 150, (1, 1), bias=True, method="pointwise"), (40, 41), (40, 41)),
@@ -166,6 +172,33 @@ def test_tiles_keep_their_sums_in_registers(method):
     assert not [line for line in products if "(%rsp)" in line]
 
 
+def test_masks_let_depthwise_kernels_read_in_place():
+    spec = ConvSpec(8, 8, (3, 3), pad_begin=(1, 1), groups=8)
+    names = [registry.select(spec, targets.target(name)).name for name in ("x86-64-v3", "x86-64-v4", "aarch64")]
+    assert names == ["depthwise", "depthwise-direct", "depthwise"]
+    described = targets.target("x86-64-v4")
+    for other in (
+        dataclasses.replace(spec, kernel=(7, 7)),
+        dataclasses.replace(spec, stride=(3, 3)),
+        dataclasses.replace(spec, stride=(2, 2), dilation=(1, 2)),
+        ConvSpec(8, 8, (3, 3, 3), groups=8),
+    ):
+        assert registry.select(other, described).name == "depthwise"
+
+
+@settings(max_examples=60)
+@given(case=windows(transposed=False), data=st.data())
+def test_depthwise_direct(case, data):
+    spec, batch, spatial, out = case
+    # One input channel for each group: the weights of one image are reused by several outputs.
+    outs = spec.out_channels // spec.groups
+    spec = dataclasses.replace(spec, in_channels=spec.groups, out_channels=spec.groups * min(outs, 3))
+    assume(registry.select(spec, targets.target("x86-64-v4")).name == "depthwise-direct")
+    wide = [name for name in RUNNABLE if targets.target(name).masks] or RUNNABLE
+    target_name = data.draw(st.sampled_from(wide))
+    check(spec, target_name, *conv_case(spec, target_name, batch, spatial, out))
+
+
 def test_methods_are_chosen_from_the_sizes():
     described = targets.target("x86-64-v4")
     n = sym("n")
@@ -183,4 +216,4 @@ def test_methods_are_chosen_from_the_sizes():
     assert method(ConvSpec(512, 8, (3, 3), (2, 2), pad_begin=(1, 1)), (28, 28), (14, 14)) == ""
     narrow = ConvSpec(64, 64, (3, 3), groups=64, pad_begin=(1, 1))
     assert method(narrow, (7, 7)) == method(narrow, (n, 7)) == "depthwise-channels"
-    assert method(narrow, (7, n)) == method(narrow, (56, 56)) == method(narrow, (7, 20), (7, 7)) == ""
+    assert method(narrow, (7, n)) == method(narrow, (14, 14)) == method(narrow, (7, 20), (7, 7)) == ""
