@@ -18,10 +18,10 @@ differ from those of a plain sum.
 from __future__ import annotations
 
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share
+from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.contract.winograd_plan import CONSTANTS, constant_parameters, make_plan
-from dhc.backends.cpu.contract.winograd_stages import ITEM, emit_input_stage, emit_output_stage
+from dhc.backends.cpu.contract.winograd_stages import ITEM, emit_input_stage, emit_output_stage, emit_tile_store
 from dhc.backends.cpu.llvm.builder import Module, Value
 from dhc.backends.cpu.target import CpuTarget
 
@@ -53,15 +53,13 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     }
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
-    store = emit_store(
+    store = emit_tile_store(
         module,
         "store",
-        spec.dtype,
+        m,
         lanes,
-        m * lanes,
         spec.epilogue,
-        bias="row" if spec.bias else "none",
-        bias_buffer=2,
+        bias=spec.bias,
         first_operand=out_at - len(spec.epilogue.operands()),
         out_buffer=out_at,
     )

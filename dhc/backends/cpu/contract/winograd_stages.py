@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dhc.backends.cpu.contract.copying import emit_copy_row, inside_mask
+from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.contract.tile import ResultWriter
 from dhc.backends.cpu.contract.winograd_transform import emit_inputs, emit_outputs
 from dhc.backends.cpu.llvm.builder import Function, Module, Value
 
@@ -142,7 +144,7 @@ def emit_output_stage(module: Module, name: str, m: int, lanes: int, store: Func
         name: its name.
         m: size of the output tiles.
         lanes: vector length.
-        store: what :func:`~dhc.backends.cpu.contract.tile.emit_store` wrote for rows ``m * lanes`` elements apart.
+        store: what :func:`emit_tile_store` wrote.
         columns: output channels that the products have room for.
     """
     size, vector = m + 2, f"<{lanes} x float>"
@@ -185,20 +187,74 @@ def emit_output_stage(module: Module, name: str, m: int, lanes: int, store: Func
             square = [f.load(vector, f.at(at, j * m * lanes * ITEM), ITEM * lanes) for j in range(lanes)]
             for j, value in enumerate(transposed(f, square, lanes)):
                 f.store(value, f.at(at, j * m * lanes * ITEM), ITEM * lanes)
-        with f.loop(0, f.argument("height")) as i:
-            f.call(
-                store,
-                [
-                    f.argument("buffers"),
-                    f.at(held, i * (lanes * ITEM)),
-                    count,
-                    f.argument("width"),
-                    f.argument("place") + i * f.argument("row") + v * lanes * f.argument("plane"),
-                    f.argument("plane"),
-                    f.argument("channel") + v * lanes,
-                    0,
-                ],
-            )
+        f.call(
+            store,
+            [
+                f.argument("buffers"),
+                held,
+                count,
+                f.argument("height"),
+                f.argument("width"),
+                f.argument("place") + v * lanes * f.argument("plane"),
+                f.argument("row"),
+                f.argument("plane"),
+                f.argument("channel") + v * lanes,
+            ],
+        )
+    f.ret()
+    return f
+
+
+def emit_tile_store(
+    module: Module,
+    name: str,
+    m: int,
+    lanes: int,
+    epilogue: Epilogue,
+    *,
+    bias: bool,
+    first_operand: int,
+    out_buffer: int,
+) -> Function:
+    """Writes ``void store(buffers, sums, channels, height, width, place, row, plane, channel)``.
+
+    Finishes and stores ``height`` x ``width`` outputs of each of ``channels`` channels. ``sums`` is
+    ``[channel][m][lanes]``; ``place``, ``row`` and ``plane`` as :func:`emit_output_stage` has them.
+
+    Args:
+        module: receives the function.
+        name: its name.
+        m: size of the output tiles.
+        lanes: vector length.
+        epilogue: applied to each vector.
+        bias: whether buffer 2 is a bias over channels.
+        first_operand: index of the epilogue's first operand in the kernel's buffers.
+        out_buffer: index of the output.
+    """
+    names = ("channels", "height", "width", "place", "row", "plane", "channel")
+    f = module.function(name, "void", (("ptr", "buffers"), ("ptr", "sums"), *(("i64", n) for n in names)))
+    channels, height, width, place, row, plane, channel = map(f.argument, names)
+    writer = ResultWriter(
+        f,
+        "f32",
+        lanes,
+        epilogue,
+        bias="row" if bias else "none",
+        bias_buffer=2,
+        first_operand=first_operand,
+        out_buffer=out_buffer,
+    )
+
+    def rows(left: Value | None) -> None:
+        with f.loop(0, channels) as c:
+            writer.begin_row(channel + c)
+            source = f.at(f.argument("sums"), c * (m * lanes * ITEM))
+            start = place + c * plane
+            with f.loop(0, height) as i:
+                sums = f.load(f"<{lanes} x float>", f.at(source, i * (lanes * ITEM)), ITEM * lanes)
+                writer.write(sums, start + i * row, f.const(0), left)
+
+    f.if_else(width >= lanes, lambda: rows(None), lambda: rows(width))
     f.ret()
     return f
 
