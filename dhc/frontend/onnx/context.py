@@ -215,6 +215,11 @@ class NodeContext:
         sizes = self.materialize(Known(whole, found.dtype))
         return self.b.mul(sizes, self.b.constant(factors, found.dtype))
 
+    def number(self, size: Dim) -> Value:
+        """A size as an i64 scalar."""
+        made: Value = self.b.reshape(self.b.dims(values=(size,)), shape=())
+        return made
+
     def const(self, index: int) -> np.ndarray | None:
         """Input `index` as an array when it is known at import, else None."""
         return known_array(self.raw(index))
@@ -291,12 +296,17 @@ class NodeContext:
             self.invalid(f"input {index} asks for {length} sizes; tensors have at most {MAX_RANK}")
         if value.dtype != i64:
             value = self.b.cast(value, dtype=i64)
-        names = [self.scope.graph.fresh_symbol("u") for _ in range(length)]
-        bound = self.b.read_dims(value, names=tuple(names))
-        dims = np.empty(length, object)
-        dims[:] = [symbols.sym(n) for n in names]
-        del bound
-        return tuple(dims)
+        return self.bound(value, length)
+
+    def bound(self, sizes: Value, count: int) -> tuple[Dim, ...]:
+        """The `count` elements of an i64 vector as sizes that only run time knows: new symbols."""
+        names = self.fresh_symbols(count)
+        self.b.read_dims(sizes, names=names)
+        return tuple(symbols.sym(name) for name in names)
+
+    def fresh_symbols(self, count: int) -> tuple[str, ...]:
+        """Names of new symbols."""
+        return tuple(self.scope.graph.fresh_symbol("u") for _ in range(count))
 
     # ---- attributes ----------------------------------------------------------------------------------------------
 

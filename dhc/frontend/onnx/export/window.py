@@ -9,6 +9,7 @@ import numpy as np
 from dhc.frontend.onnx.export.contraction import pad_first
 from dhc.frontend.onnx.export.registry import exports
 from dhc.frontend.onnx.export.writer import GraphWriter
+from dhc.frontend.onnx.families.resize import scaled
 from dhc.ir.graph import Node
 
 
@@ -104,7 +105,7 @@ def resize(w: GraphWriter, node: Node) -> Any:
         sizes = w.shape(a["shape"])
     else:
         for scale, before, after in zip(a["scales"], node.types[0].shape, a["shape"]):
-            if isinstance(before, int) and after != int(before * scale):
+            if isinstance(before, int) and after != scaled(before, scale):
                 w.unsupported(f"the scale {scale} does not give the size {after} from {before}")
         scales = w.constant(np.array(a["scales"]), "f32")
     return w.node(

@@ -87,7 +87,7 @@ def conditional(n: NodeContext) -> Any:
         if isinstance(a.type, TensorType) and isinstance(b.type, TensorType) and a.type.rank != b.type.rank:
             n.needs(0, "the branches give tensors of different rank")
     count = if_symbols([v.type for v in captures], regions[0], regions[1])
-    attrs = {"symbols": _fresh_symbols(n, count)}
+    attrs = {"symbols": n.fresh_symbols(count)}
     found = n.b.call("if", condition, *captures, attrs=attrs, regions=regions)
     leaves = iter(found if isinstance(found, tuple) else (found,))
     return [put_together(n.b, layout, leaves) for layout in layouts]
@@ -136,10 +136,6 @@ def imported_inline(n: NodeContext, proto: Any, scope: Scope) -> list[Any]:
     return results
 
 
-def _fresh_symbols(n: NodeContext, count: int) -> tuple[str, ...]:
-    return tuple(n.scope.graph.fresh_symbol("u") for _ in range(count))
-
-
 @onnx_op("Loop")
 def loop(n: NodeContext) -> Any:
     """Carried values, a trip count, a condition, stacked outputs."""
@@ -168,7 +164,7 @@ def loop(n: NodeContext) -> Any:
         n.unsupported("the sizes of the carried values do not settle")
     captures = align_captures([(graph, scope)])
     operands = [trip, condition, *carried, *captures]
-    names = _fresh_symbols(n, loop_symbols([v.type for v in operands], graph, len(carried)))
+    names = n.fresh_symbols(loop_symbols([v.type for v in operands], graph, len(carried)))
     return n.b.call("loop", *operands, attrs={"carried": len(carried), "symbols": names}, regions=[graph])
 
 

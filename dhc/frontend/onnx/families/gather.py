@@ -6,7 +6,6 @@ from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir.dtypes import f32, f64, i64
 from dhc.ir.graph import Value
-from dhc.ir.symbols import Dim
 
 
 @onnx_op("Gather", "GatherElements")
@@ -74,18 +73,14 @@ def tensor_scatter(n: NodeContext) -> Value:
     if axis == 0 or mode not in ("linear", "circular"):
         n.invalid(f"axis {axis} is the batch, or mode {mode!r} is neither linear nor circular")
 
-    def number(size: Dim) -> Value:
-        result: Value = b.reshape(b.dims(values=(size,)), shape=())
-        return result
-
     at = b.iota(shape=tuple(d if i == axis else 1 for i, d in enumerate(cache.shape)), axis=axis, dtype=i64)
     start = n.optional(2)
     if start is not None:
         at = b.sub(at, b.reshape(start, shape=(cache.shape[0], *(1,) * (rank - 1))))
     if mode == "circular":
-        at = b.mod(at, number(cache.shape[axis]))
+        at = b.mod(at, n.number(cache.shape[axis]))
     length = update.shape[axis]
-    written = b.logical_and(b.ge(at, b.constant(0)), b.lt(at, number(length)))
+    written = b.logical_and(b.ge(at, b.constant(0)), b.lt(at, n.number(length)))
     inside = b.where(written, at, b.constant(0))
     return b.where(written, b.gather_elements(update, b.broadcast_to(inside, shape=cache.shape), axis=axis), cache)
 

@@ -88,7 +88,7 @@ def _integer_range(n: NodeContext, first: Dim, last: Dim, step: Dim) -> Value | 
         array[:] = [first + i * step for i in range(length)]
         return Known(array, dtype)
     b = n.b
-    offset = b.reshape(b.dims(values=(first,)), shape=())
+    offset = n.number(first)
     scaled = b.add(b.mul(b.iota(shape=(length,), axis=0, dtype="i64"), b.constant(step, "i64")), offset)
     return scaled if scaled.dtype == dtype else b.cast(scaled, dtype=dtype)
 
@@ -106,9 +106,7 @@ def _runtime_range(n: NodeContext) -> Value:
     wide = [b.cast(v, dtype="f64") for v in (start, limit, delta)]
     length = b.cast(b.ceil(b.div(b.sub(wide[1], wide[0]), wide[2])), dtype="i64")
     length = b.reshape(b.maximum(length, b.constant(0, "i64")), shape=(1,))
-    name = n.scope.graph.fresh_symbol("u")
-    b.read_dims(length, names=(name,))
-    counting = b.iota(shape=(symbols.sym(name),), axis=0, dtype="i64")
+    counting = b.iota(shape=n.bound(length, 1), axis=0, dtype="i64")
     return b.add(b.mul(b.cast(counting, dtype=start.dtype), delta), start)
 
 
@@ -170,7 +168,7 @@ def multinomial(n: NodeContext) -> Value:
     passed = b.ge(b.reshape(drawn, shape=(x.shape[0], samples, 1)), b.reshape(sums, shape=(x.shape[0], 1, x.shape[1])))
     found = b.reduce_sum(b.cast(passed, dtype="i64"), axes=[2])
     # Rounding may let the last sum be less than the total.
-    last = b.reshape(b.dims(values=(x.shape[1] - 1,)), shape=())
+    last = n.number(x.shape[1] - 1)
     return b.cast(b.minimum(found, last), dtype=dtype)
 
 

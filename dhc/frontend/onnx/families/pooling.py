@@ -45,16 +45,13 @@ def _column_major(n: NodeContext, indices: Value, shape: tuple[Dim, ...]) -> Val
     spatial = shape[2:]
     image = symbols.product(spatial)
 
-    def number(size: Dim) -> Value:
-        return b.reshape(b.dims(values=(size,)), shape=())
-
-    offset = b.mul(b.div(indices, number(image)), number(image))
+    offset = b.mul(b.div(indices, n.number(image)), n.number(image))
     rest = b.sub(indices, offset)
     position = offset
     for axis in range(len(spatial) - 1, -1, -1):
-        coordinate = b.mod(rest, number(spatial[axis]))
-        rest = b.div(rest, number(spatial[axis]))
-        position = b.add(position, b.mul(coordinate, number(symbols.product(spatial[:axis]))))
+        coordinate = b.mod(rest, n.number(spatial[axis]))
+        rest = b.div(rest, n.number(spatial[axis]))
+        position = b.add(position, b.mul(coordinate, n.number(symbols.product(spatial[:axis]))))
     return position
 
 

@@ -29,7 +29,7 @@ class _Cell:
         self.bias = self.operand(3) if n.has(3) else n.b.full(bias_shape, 0, x.dtype)
         lengths = n.optional(4)
         if lengths is None:
-            size = n.b.reshape(n.b.dims(values=(self.time,)), shape=())
+            size = n.number(self.time)
             lengths = n.b.broadcast_to(size, shape=(self.batch,))
         self.lengths = lengths if lengths.dtype == i64 else n.b.cast(lengths, dtype=i64)
 

@@ -28,11 +28,6 @@ def grid_sample(n: NodeContext) -> Value:
     return n.b.grid_sample(x, grid, mode=_MODES[mode], padding=padding, align_corners=bool(n.attr("align_corners", 0)))
 
 
-def _number(n: NodeContext, size: Dim) -> Value:
-    result: Value = n.b.reshape(n.b.dims(values=(size,)), shape=())
-    return result
-
-
 @onnx_op("Col2Im", since=18)
 def column_to_image(n: NodeContext) -> Value:
     """Adds up the blocks of [N, C * block, blocks] at their places in an image."""
@@ -57,12 +52,12 @@ def column_to_image(n: NodeContext) -> Value:
         offset = b.iota(shape=places, axis=axis, dtype=i64)
         start = b.iota(shape=places, axis=rank + axis, dtype=i64)
         at = b.add(b.mul(offset, b.constant(window.dilations[axis])), b.mul(start, b.constant(window.strides[axis])))
-        at = b.sub(at, _number(n, window.low[axis]))
-        size = _number(n, image[axis])
+        at = b.sub(at, n.number(window.low[axis]))
+        size = n.number(image[axis])
         inside = b.logical_and(inside, b.logical_and(b.ge(at, b.constant(0)), b.lt(at, size)))
         flat = b.add(b.mul(flat, size), at)
     # What falls outside is added to one more element, which is cut off.
-    flat = b.where(inside, flat, _number(n, area))
+    flat = b.where(inside, flat, n.number(area))
     channels = symbols.floordiv(x.shape[1], volume)
     lines = x.shape[0] * channels
     length = volume * symbols.product(blocks)
@@ -94,7 +89,7 @@ def deformable_convolution(n: NodeContext) -> Value:
         element = b.iota(shape=places, axis=axis, dtype=i64)
         start = b.iota(shape=places, axis=rank + axis, dtype=i64)
         at = b.add(b.mul(element, b.constant(window.dilations[axis])), b.mul(start, b.constant(window.strides[axis])))
-        at = b.reshape(b.sub(at, _number(n, window.low[axis])), shape=(1, volume, area))
+        at = b.reshape(b.sub(at, n.number(window.low[axis])), shape=(1, volume, area))
         shift = _picked(n, offsets, axis)
         coordinates.append(b.reshape(b.add(b.cast(at, dtype=shift.dtype), shift), shape=(*shift.shape, 1)))
     # All window elements of all positions make one sampling grid.
@@ -206,6 +201,6 @@ def _bins(n: NodeContext, first: Value, last: Value, bins: int, size: Dim) -> tu
     number = b.cast(b.iota(shape=(1, bins, 1), axis=1, dtype=i64), dtype=first.dtype)
     low = b.add(b.floor(b.mul(number, width)), start)
     high = b.add(b.ceil(b.mul(b.add(number, one), width)), start)
-    low, high = (b.minimum(b.maximum(b.cast(v, dtype=i64), b.constant(0, i64)), _number(n, size)) for v in (low, high))
+    low, high = (b.minimum(b.maximum(b.cast(v, dtype=i64), b.constant(0, i64)), n.number(size)) for v in (low, high))
     at = b.iota(shape=(1, 1, size), axis=2, dtype=i64)
     return b.logical_and(b.ge(at, low), b.lt(at, high)), b.lt(low, high)

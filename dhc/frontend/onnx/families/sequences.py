@@ -37,10 +37,6 @@ def _position(n: NodeContext, index: int) -> list[Value]:
     return [value if value.type.rank == 0 else n.b.reshape(value, shape=())]
 
 
-def _fresh(n: NodeContext, count: int) -> tuple[str, ...]:
-    return tuple(n.scope.graph.fresh_symbol("u") for _ in range(count))
-
-
 def _require_rank(n: NodeContext, element: Type) -> None:
     if isinstance(element, LooseTensorType) and element.shape is None:
         what = "before the first one is inserted" if element.nothing else "of different or unknown rank"
@@ -113,7 +109,7 @@ def sequence_at(n: NodeContext) -> Value:
     n.raw(1)
     element = sequence.type.element
     _require_rank(n, element)
-    return n.b.sequence_at(sequence, *_position(n, 1), symbols=_fresh(n, open_sizes(element)))
+    return n.b.sequence_at(sequence, *_position(n, 1), symbols=n.fresh_symbols(open_sizes(element)))
 
 
 @onnx_op("SequenceLength", since=11)
@@ -210,7 +206,7 @@ def concat_from_sequence(n: NodeContext) -> Value:
     else:
         sizes[axis] = None
     count = sum(d is None for d in sizes)
-    return n.b.concat_from_sequence(sequence, axis=axis, new_axis=new_axis, symbols=_fresh(n, count))
+    return n.b.concat_from_sequence(sequence, axis=axis, new_axis=new_axis, symbols=n.fresh_symbols(count))
 
 
 # ---- optionals -------------------------------------------------------------------------------------------------------
@@ -247,4 +243,4 @@ def optional_get_element(n: NodeContext) -> Any:
         return value.producer.operands[0]
     element = value.type.element
     _require_rank(n, element)
-    return n.b.optional_get_element(value, symbols=_fresh(n, open_sizes(element)))
+    return n.b.optional_get_element(value, symbols=n.fresh_symbols(open_sizes(element)))

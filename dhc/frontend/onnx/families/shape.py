@@ -76,9 +76,7 @@ def _runtime_shape(n: NodeContext, x: Value) -> tuple[Dim, ...]:
     total = b.dims(values=(x.type.numel,))
     whole = b.div(total, b.maximum(rest, b.like(1, rest)))
     sizes = b.where(missing, whole, sizes)
-    names = tuple(n.scope.graph.fresh_symbol("u") for _ in range(rank))
-    b.read_dims(sizes, names=names)
-    return tuple(symbols.sym(name) for name in names)
+    return n.bound(sizes, rank)
 
 
 @onnx_op("Flatten")
@@ -241,9 +239,7 @@ def _runtime_bound(n: NodeContext, x: Value, index: int, axes: list[int]) -> lis
     sizes = b.dims(values=tuple(x.shape[a] for a in axes))
     bound = b.where(b.lt(bound, b.like(0, bound)), b.add(bound, sizes), bound)
     bound = b.clamp(bound, b.like(0, bound), sizes)
-    names = tuple(n.scope.graph.fresh_symbol("u") for _ in axes)
-    b.read_dims(bound, names=names)
-    return [symbols.sym(name) for name in names]
+    return list(n.bound(bound, len(axes)))
 
 
 def _clamped(bound: Dim, size: Dim, largest: Dim) -> Dim:
@@ -342,11 +338,8 @@ def _runtime_widths(n: NodeContext, x: Value, axes: list[int]) -> tuple[Dim, ...
     low, high = (b.slice(widths, starts=[i * count], sizes=[count], steps=[1]) for i in (0, 1))
     own = tuple(x.shape[a] for a in axes)
     total = b.add(b.add(low, high), b.dims(values=own))
-    before, after = (tuple(n.scope.graph.fresh_symbol("u") for _ in axes) for _ in range(2))
-    b.read_dims(low, names=before)
-    b.read_dims(total, names=after)
-    first = [symbols.sym(name) for name in before]
-    return (*first, *(symbols.sym(name) - size - a for name, size, a in zip(after, own, first)))
+    before, after = n.bound(low, count), n.bound(total, count)
+    return (*before, *(padded - size - a for padded, size, a in zip(after, own, before)))
 
 
 def _pad(n: NodeContext, x: Value, axes: list[int], widths: tuple[Dim, ...], value: Value) -> Value:

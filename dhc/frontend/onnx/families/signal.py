@@ -92,14 +92,9 @@ def _tables(n: NodeContext, rows: Dim, columns: Dim, length: Dim, like: Value) -
         angle = 2 * np.pi * turns / max(length, 1)
         return n.b.constant(np.cos(angle), like.dtype), n.b.constant(np.sin(angle), like.dtype)
     b = n.b
-
-    def number(size: Dim) -> Value:
-        result: Value = b.reshape(b.dims(values=(size,)), shape=())
-        return result
-
     row, column = (b.iota(shape=(rows, columns), axis=axis, dtype=i64) for axis in (0, 1))
-    turns = b.cast(b.mod(b.mul(row, column), number(length)), dtype=f64)
-    angle = b.mul(turns, b.div(b.constant(2 * np.pi, f64), b.cast(number(length), dtype=f64)))
+    turns = b.cast(b.mod(b.mul(row, column), n.number(length)), dtype=f64)
+    angle = b.mul(turns, b.div(b.constant(2 * np.pi, f64), b.cast(n.number(length), dtype=f64)))
     return b.cast(b.cos(angle), dtype=like.dtype), b.cast(b.sin(angle), dtype=like.dtype)
 
 
@@ -124,7 +119,7 @@ def _to_real(n: NodeContext, parts: Sequence[Value], length: Dim, bins: Dim) -> 
     cos, sin = _tables(n, bins, length, length, parts[0])
     # Frequencies that stand for themselves and their negatives count twice.
     frequency = b.iota(shape=(bins,), axis=0, dtype=i64)
-    last = b.reshape(b.dims(values=(length,)), shape=())
+    last = n.number(length)
     two, zero = b.constant(2, i64), b.constant(0, i64)
     single = b.logical_or(b.eq(frequency, zero), b.eq(b.mul(frequency, two), last))
     weight = b.where(single, b.like(1, parts[0]), b.like(2, parts[0]))
@@ -135,7 +130,7 @@ def _to_real(n: NodeContext, parts: Sequence[Value], length: Dim, bins: Dim) -> 
 
 
 def _scaled(n: NodeContext, x: Value, length: Dim) -> Value:
-    count = n.b.cast(n.b.reshape(n.b.dims(values=(length,)), shape=()), dtype=x.dtype)
+    count = n.b.cast(n.number(length), dtype=x.dtype)
     result: Value = n.b.div(x, count)
     return result
 
@@ -163,7 +158,7 @@ def short_time_transform(n: NodeContext) -> Value:
         length = x.shape[1] if window is None else window.shape[0]
     frames = symbols.floordiv(x.shape[1] - length, step) + 1
     wide = x.dtype if x.dtype in (f32, f64) else f32
-    first = b.mul(b.iota(shape=(frames, length), axis=0, dtype=i64), b.reshape(b.dims(values=(step,)), shape=()))
+    first = b.mul(b.iota(shape=(frames, length), axis=0, dtype=i64), n.number(step))
     at = b.add(first, b.iota(shape=(frames, length), axis=1, dtype=i64))
     parts = []
     for part in _parts(n, x if x.dtype == wide else b.cast(x, dtype=wide), 1):
