@@ -186,7 +186,7 @@ def run_case(case: Any, device: str) -> Outcome:
                 reason = reason or difference(f, w, rtol, atol)
         status = "failed" if reason else "passed"
     except UnsupportedError as error:
-        status, reason = "limited", str(error)
+        status, reason = "limited", str(error.problems[0]) if error.problems else str(error)
     except DhcError as error:
         status, reason = "failed", str(error)
     except Exception as error:  # a judge must survive whatever a case does
@@ -255,23 +255,21 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 
 def print_report(outcomes: Sequence[Outcome], suite: str, device: str, seconds: float) -> None:
-    """A row per operator that has anything but passes, then the totals."""
+    """A row per operator, those with anything but passes last, then the totals."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     rows: dict[str, dict[str, int]] = {}
     for o in outcomes:
         for operator in o.operators:
             row = rows.setdefault(operator, {"passed": 0, "failed": 0, "limited": 0})
             row[o.status] += 1
     table = Table("operator", "passed", "failed", "limited", "reason", box=None)
-    for operator, row in sorted(rows.items()):
-        if row["failed"] or row["limited"]:
-            reason = next(o.reason for o in outcomes if operator in o.operators and o.reason)
-            table.add_row(operator, *(str(row[k]) for k in ("passed", "failed", "limited")), reason.split("\n")[0][:90])
-    if table.row_count:
-        console.print(table)
+    for operator, row in sorted(rows.items(), key=lambda item: (item[1]["failed"] + item[1]["limited"] > 0, item[0])):
+        reason = next((o.reason for o in outcomes if operator in o.operators and o.reason), "")
+        table.add_row(operator, *(str(row[k]) for k in ("passed", "failed", "limited")), reason.split("\n")[0][:110])
+    console.print(table)
     counts = summary(outcomes)
     console.print(
         f"{suite} on {device}: {counts['passed']} passed, {counts['failed']} failed, {counts['limited']} limited "

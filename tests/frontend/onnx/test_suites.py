@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
-from dhc.frontend.onnx.conformance import load_cases, run_suite, summary
+from dhc.frontend.onnx.conformance import load_cases, main, run_suite, summary
 
 SIZES = {"pytorch-converted": 82, "pytorch-operator": 35}
 
@@ -53,3 +57,23 @@ def test_all_light_networks_pass(device: str) -> None:
 def test_an_unknown_suite_is_an_error() -> None:
     with pytest.raises(ValueError, match="no suite"):
         load_cases("heavy")
+
+
+def test_the_command_line_prints_every_operator_and_writes_json(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "outcomes.json"
+    assert main(["--suite", "simple", "--device", "cpu", "--jobs", "1", "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"Gradient +2 +0 +0", printed)
+    assert re.search(r"StringNormalizer +0 +0 +6 .*strings are held by the interpreter only", printed)
+    content = json.loads(path.read_text())
+    summarized = content["summary"]
+    assert summarized["passed"] == summarized["compiled"] + summarized["opaque"] >= 17
+    assert len(content["cases"]) == summarized["passed"] + summarized["failed"] + summarized["limited"]
+    assert {"name", "operators", "status", "reason", "how", "seconds"} <= set(content["cases"][0])
+
+
+def test_the_command_line_lists_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--suite", "simple", "--device", "reference", "--jobs", "1", "--only", "gradient", "--list"]) == 0
+    assert capsys.readouterr().out.split() == ["test_gradient_of_add", "test_gradient_of_add_and_mul"]
