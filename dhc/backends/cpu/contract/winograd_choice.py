@@ -15,11 +15,14 @@ from dhc.backends.cpu.contract.winograd_plan import is_winograd
 from dhc.backends.cpu.contract.winograd_transform import TILES, error_bound
 from dhc.backends.cpu.target import CpuTarget
 
-# For tiles of 2 x 2 and 4 x 4: transforming one vector of tiles of a channel, and the outputs of one vector of columns.
-_INPUT_COST = {2: 350.0, 4: 600.0}
-_OUTPUT_COST = {2: 1000.0, 4: 1800.0}
+# For tiles of 2 x 2 and 4 x 4: transforming one vector of tiles of a channel, and the outputs of one vector of columns;
+# then what is added as the transformed inputs of a block come to fill half a megabyte, and the outputs two.
+_INPUT_COST, _FAR_INPUT_COST = {2: 150.0, 4: 250.0}, {2: 200.0, 4: 350.0}
+_OUTPUT_COST, _FAR_OUTPUT_COST = {2: 700.0, 4: 1200.0}, {2: 800.0, 4: 1500.0}
+_FAR_INPUT_BYTES, _FAR_OUTPUT_BYTES = 512 * 1024, 2048 * 1024
 _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.85  # of the limit that register tiles reach
-_BYTES_PER_STEP = 8.0  # of weights that come from far away
+# Weights that a step brings in, where they may still lie in a cache, and from memory.
+_BYTES_PER_STEP, _BYTES_PER_STEP_FROM_MEMORY, _CACHED_BYTES = 16.0, 8.0, 8 << 20
 _MARGIN = 1.1
 # Sizes that only a run knows: those of a typical image or volume.
 _ASSUMED_SIZE, _ASSUMED_DEPTH = 64, 16
@@ -55,21 +58,29 @@ def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any]) ->
     return best if costs[best] * _MARGIN < _direct_cost(spec, target, depth * height * width) else 0
 
 
+def _weights_cost(count: int) -> float:
+    rate = _BYTES_PER_STEP if count * 4 <= _CACHED_BYTES else _BYTES_PER_STEP_FROM_MEMORY
+    return count * 4 / rate
+
+
 def _direct_cost(spec: ConvSpec, target: CpuTarget, positions: int) -> float:
     weights = spec.out_channels * (spec.in_channels // spec.groups) * math.prod(spec.kernel)
-    return weights * positions / target.lanes(spec.dtype) / _DIRECT_SHARE + weights * 4 / _BYTES_PER_STEP
+    return weights * positions / target.lanes(spec.dtype) / _DIRECT_SHARE + _weights_cost(weights)
 
 
 def _winograd_cost(spec: ConvSpec, target: CpuTarget, m: int, depth: int, height: int, width: int) -> float:
     lanes, taps = target.lanes(spec.dtype), spec.padded(spec.kernel, 1)[0]
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     rows, columns = -(-height // m), -(-width // m)
-    vectors = -(-outs // lanes)
-    positions = (m + 2) ** 2
+    vectors, positions = -(-outs // lanes), (m + 2) ** 2
     tiles = -(-rows * columns // 4) * 4
     weights = positions * ins * taps * vectors
     planes = depth if taps == 1 else depth + (taps - 1) * -(-depth // 4)
-    transforms = planes * rows * -(-columns // lanes) * ins * _INPUT_COST[m]
-    transforms += depth * rows * -(-columns // max(lanes // m, 1)) * vectors * _OUTPUT_COST[m] * lanes / 16
+    far = min(1.0, positions * ins * min(tiles * planes, 64) * 4 / _FAR_INPUT_BYTES)
+    input_cost = _INPUT_COST[m] + far * _FAR_INPUT_COST[m]
+    far = min(1.0, outs * depth * height * width * 4 / _FAR_OUTPUT_BYTES)
+    output_cost = (_OUTPUT_COST[m] + far * _FAR_OUTPUT_COST[m]) * lanes / 16
+    transforms = planes * rows * -(-columns // lanes) * ins * input_cost
+    transforms += depth * rows * -(-columns // max(lanes // m, 1)) * vectors * output_cost
     products = weights * depth * tiles / _PRODUCT_SHARE
-    return spec.groups * (transforms + products + weights * lanes * 4 / _BYTES_PER_STEP)
+    return spec.groups * (transforms + products + _weights_cost(weights * lanes))
