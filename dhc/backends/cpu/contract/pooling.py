@@ -2,12 +2,14 @@
 
 Windows are taken apart: the rows that a row of results needs are first combined element by element into one row in the
 first-level cache, padded at both ends, then neighbouring elements of that row are combined. So there are neither
-borders nor strides where vectors are loaded, and one kernel serves every window of a dtype.
+borders nor strides where vectors are loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dhc_runtime.errors import UsageError
@@ -26,6 +28,7 @@ CONSTANTS = (
 # Results of a row that are computed at a time.
 _X_BLOCK = 512
 _ROWS = 8
+_MOST_UNROLLED = 27
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
     source, out = f.pointer_argument(0), f.pointer_argument(1)
     row = f.at(f.pointer_argument(2), f.argument("tid") * names["row_bytes"])
     counts = f.at(row, names["row_bytes"] - (_X_BLOCK + lanes) * item)
+    # Small windows are unrolled: a kernel for each; all others share one.
+    unrolled = math.prod(spec.kernel) <= _MOST_UNROLLED
+    fixed = (_three(spec.kernel, 1), _three(spec.dilation, 1))
     fill = f.constant(0.0 if spec.mean else float("-inf"), vector)
 
     def combine(total: Value, value: Value) -> Value:
@@ -85,6 +91,19 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
             return f.binary("fadd", total, value)
         larger = f.select(f.compare("ogt", value, total), value, total)
         return f.select(f.compare("uno", value, value), value, larger)  # NaN wins
+
+    def combine_all(values: Sequence[Value]) -> Value:
+        total = values[0]
+        for value in values[1:]:
+            total = combine(total, value) if spec.mean else f.select(f.compare("ogt", value, total), value, total)
+        if spec.mean:
+            return total
+        # One comparison tells of two values whether either is NaN.
+        pairs = [(values[i], values[min(i + 1, len(values) - 1)]) for i in range(0, len(values), 2)]
+        wrong = f.compare("uno", *pairs[0])
+        for pair in pairs[1:]:
+            wrong = f.binary("or", wrong, f.compare("uno", *pair))
+        return f.select(wrong, f.constant(float("nan"), vector), total)
 
     def number(axis: int, position: Value, size: Value) -> Value:
         """How many elements of the window at a result position count."""
@@ -130,7 +149,10 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
             z_start, y_start = z_out * stride[0] - pad[0], y_out * stride[1] - pad[1]
             base = f.at(source, (plane * in_d * in_h * in_w + left) * item)
 
-            def column(
+            def read(pointer: Value, count: Value | None) -> Value:
+                return f.load(vector, pointer, item) if count is None else load_lanes(f, vector, pointer, count, item)
+
+            def some(
                 j: Value,
                 count: Value | None,
                 base: Value = base,
@@ -138,24 +160,37 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
                 taps_y: tuple[Value, Value] = taps_y,
                 z_start: Value = z_start,
                 y_start: Value = y_start,
-            ) -> None:
-                """Combines the rows at ``lanes`` columns, of which ``count`` lie within the input."""
+            ) -> Value:
+                """Combines those rows that lie within the input."""
                 total = f.variable(vector, fill)
                 with f.loop(*taps_z) as kz, f.loop(*taps_y) as ky:
                     z, y = z_start + kz * dilation[0], y_start + ky * dilation[1]
-                    at = f.at(base, ((z * in_h + y) * in_w + j) * item)
-                    value = f.load(vector, at, item) if count is None else load_lanes(f, vector, at, count, item)
+                    value = read(f.at(base, ((z * in_h + y) * in_w + j) * item), count)
                     total.set(combine(total.get(), value))
-                result = total.get()
-                if count is not None:
-                    result = f.select(f.lanes_below(count, lanes), result, fill)
-                f.store(result, f.at(row, j * item), item)
+                return total.get()
 
-            whole = ((outer - inner) // lanes) * lanes + inner
-            with f.loop(inner, whole, lanes) as j:
-                column(j, None)
-            with f.if_(whole < outer):
-                column(whole, outer - whole)
+            def columns(
+                combined: Callable[[Value, Value | None], Value], inner: Value = inner, outer: Value = outer
+            ) -> None:
+                """Combines rows, ``lanes`` columns at a time; what lies behind the input's last column is filled."""
+                whole = ((outer - inner) // lanes) * lanes + inner
+                with f.loop(inner, whole, lanes) as j:
+                    f.store(combined(j, None), f.at(row, j * item), item)
+                with f.if_(whole < outer):
+                    count = outer - whole
+                    result = f.select(f.lanes_below(count, lanes), combined(whole, count), fill)
+                    f.store(result, f.at(row, whole * item), item)
+
+            def whole_window(base: Value = base, z_start: Value = z_start, y_start: Value = y_start) -> None:
+                taps = [(z * fixed[1][0], y * fixed[1][1]) for z in range(fixed[0][0]) for y in range(fixed[0][1])]
+                starts = [f.at(base, ((z_start + z) * in_h + y_start + y) * in_w * item) for z, y in taps]
+                columns(lambda j, count: combine_all([read(f.at(start, j * item), count) for start in starts]))
+
+            if unrolled:
+                every = (taps_z[1] - taps_z[0] >= fixed[0][0]) & (taps_y[1] - taps_y[0] >= fixed[0][1])
+                f.if_else(every, whole_window, functools.partial(columns, some))
+            else:
+                columns(some)
 
             place = ((plane * out_d + z_out) * out_h + y_out) * out_w + x_first
             scale = f.const(0)
@@ -163,21 +198,28 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
                 scale = number(0, z_out, in_d) * number(1, y_out, in_h)
                 scale = f.splat(f.emit(element, f"sitofp i64 {scale.ref} to {element}"), lanes)
 
+            def neighbour(at: Value, x_stride: int) -> Value:
+                """Every ``x_stride``-th element; 0 stands for any stride."""
+                if x_stride == 1:
+                    return f.load(vector, at, item)
+                if x_stride == 2:
+                    low, high = (f.load(vector, f.at(at, part * lanes * item), item) for part in range(2))
+                    return f.shuffle(low, high, range(0, 2 * lanes, 2))
+                return gather(f, vector, at, stride[2] * item)
+
             def results(x_stride: int, place: Value = place, x_count: Value = x_count, scale: Value = scale) -> None:
-                """Combines neighbours in the row; a stride of 0 stands for any."""
+                """Combines neighbours in the row."""
                 with f.loop(0, x_count, lanes) as j:
-                    total = f.variable(vector, fill)
-                    with f.loop(0, kernel[2]) as kx:
-                        at = f.at(row, (j * (x_stride or stride[2]) + kx * dilation[2]) * item)
-                        if x_stride == 1:
-                            value = f.load(vector, at, item)
-                        elif x_stride == 2:
-                            low, high = (f.load(vector, f.at(at, part * lanes * item), item) for part in range(2))
-                            value = f.shuffle(low, high, range(0, 2 * lanes, 2))
-                        else:
-                            value = gather(f, vector, at, stride[2] * item)
-                        total.set(combine(total.get(), value))
-                    result = total.get()
+                    start = f.at(row, j * (x_stride or stride[2]) * item)
+                    if unrolled:
+                        steps = [kx * fixed[1][2] * item for kx in range(fixed[0][2])]
+                        result = combine_all([neighbour(f.at(start, step), x_stride) for step in steps])
+                    else:
+                        total = f.variable(vector, fill)
+                        with f.loop(0, kernel[2]) as kx:
+                            value = neighbour(f.at(start, kx * dilation[2] * item), x_stride)
+                            total.set(combine(total.get(), value))
+                        result = total.get()
                     if spec.mean:
                         count = f.binary("fmul", scale, f.load(vector, f.at(counts, j * item), item))
                         one = f.constant(1.0, vector)
@@ -186,18 +228,19 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
                     left_over = x_count - j
                     f.if_else(
                         left_over >= lanes,
-                        lambda: f.store(result, here, item),
-                        lambda: store_lanes(f, result, here, left_over, item),
+                        functools.partial(f.store, result, here, item),
+                        functools.partial(store_lanes, f, result, here, left_over, item),
                     )
 
-            def wider() -> None:
-                f.if_else(stride[2].equals(2), lambda: results(2), lambda: results(0))
+            if unrolled:
+                results(spec.stride[-1] if spec.stride[-1] <= 2 else 0)
+            else:
 
-            f.if_else(stride[2].equals(1), lambda: results(1), wider)
+                def wider(write: Callable[[int], None] = results) -> None:
+                    f.if_else(stride[2].equals(2), lambda: write(2), lambda: write(0))
+
+                f.if_else(stride[2].equals(1), functools.partial(results, 1), wider)
     f.ret(0)
-
-    def three(values: Sequence[int], missing: int) -> list[int]:
-        return [missing] * (3 - len(values)) + list(values)
 
     reach = (_X_BLOCK + lanes) * spec.stride[-1] + (spec.kernel[-1] - 1) * spec.dilation[-1] + 3 * lanes
     row_bytes = -(-(reach + _X_BLOCK + lanes) * item // 64) * 64
@@ -205,9 +248,13 @@ def emit_pool(spec: PoolSpec, target: CpuTarget) -> KernelCode:
     for values, missing in (
         (spec.kernel, 1), (spec.stride, 1), (spec.dilation, 1), (spec.pad_begin, 0), (spec.first, 0), (spec.beyond, 0)
     ):  # fmt: skip
-        constants += three(values, missing)
+        constants += _three(values, missing)
     stem = "mean_pool" if spec.mean else "max_pool"
     return finished(module, target, stem, ("input", "out", "scratch"), PARAMS, row_bytes, (*constants, row_bytes))
+
+
+def _three(values: Sequence[int], missing: int) -> list[int]:
+    return [missing] * (3 - len(values)) + list(values)
 
 
 def _inside(

@@ -83,7 +83,13 @@ def test_pool(data, op, rank):
 
     width = data.draw(st.one_of(st.integers(1, 9), st.sampled_from([14, 16, 17, 31, 32, 33, 70])))
     spatial = (*ints(1, 7)[1:], width)
-    kernel, strides, dilations, low, high = ints(1, 4), ints(1, 3), ints(1, 3), ints(-1, 3), ints(-1, 3)
+    kernel, strides, dilations, low, high = (
+        ints(1, data.draw(st.sampled_from([3, 3, 6]))),
+        ints(1, 3),
+        ints(1, 3),
+        ints(-1, 3),
+        ints(-1, 3),
+    )
     attrs = {"kernel": kernel, "strides": strides, "dilations": dilations, "pads_low": low, "pads_high": high}
     if op == "avg_pool":
         attrs["count_include_pad"] = data.draw(st.booleans())
@@ -127,7 +133,9 @@ def test_nan_wins_and_padding_never_does(target_name):
 @pytest.mark.parametrize("mean", [False, True])
 def test_every_target_emits_and_verifies(mean, target_name):
     described = targets.target(target_name)
-    first = emit_pool(PoolSpec(mean, (3, 3), (2, 2), (1, 1), (1, 1), (0, 0), (0, 0)), described)
+    small = emit_pool(PoolSpec(mean, (3, 3), (2, 2), (1, 1), (1, 1), (0, 0), (0, 0)), described)
+    assert targets.compile_ir(small.ir, described)[:4] == b"\x7fELF"
+    first = emit_pool(PoolSpec(mean, (7, 7), (2, 2), (1, 1), (1, 1), (0, 0), (0, 0)), described)
     assert targets.compile_ir(first.ir, described)[:4] == b"\x7fELF"
     other = emit_pool(PoolSpec(mean, (2, 5, 7), (1, 1, 3), (1, 2, 1), (0, 0, 3), (0, 0, 0), (0, 0, 0)), described)
     assert (other.name, other.ir) == (first.name, first.ir)
