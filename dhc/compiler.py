@@ -103,6 +103,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     verify: bool = False,
     cache: bool = True,
     exact: bool = False,
+    precision: str = "fp32",
     emit: str | PathLike[str] | None = None,
     max_memory: int | None = None,
     after_pass: Callable[[Pass, Graph], None] | None = None,
@@ -120,6 +121,8 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         verify: verify the graph after every pass.
         cache: use the kernel cache on disk.
         exact: convolutions as plain sums: none by Winograd's method, which is faster and rounds differently.
+        precision: ``bf16`` and ``fp16`` store the weights of matrix products in 16 bits; they are widened in registers,
+            and sums stay in f32. The report says which weights are and by how much they change.
         emit: folder that receives the generated kernel sources.
         max_memory: bytes of intermediate and output values that a run may hold. A model that needs more runs patch by
             patch, where its results allow that (`dhc.passes.locality`).
@@ -146,13 +149,15 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         def as_it_is(part: Graph) -> Artifact:
             return compile(
                 part, targets, cpu=cpu, threads=threads, passes=passes, verify=verify, cache=cache, exact=exact,
-                emit=emit, after_pass=after_pass, progress=progress,
+                precision=precision, emit=emit, after_pass=after_pass, progress=progress,
             )  # fmt: skip
 
         return compile_within(graph, max_memory, threads, as_it_is)
     backend = get_backend(targets[0])
     sources = None if emit is None else str(emit)
-    options = CompileOptions(cpu=cpu, threads=threads, cache=cache, exact=exact, emit=sources, progress=progress)
+    options = CompileOptions(
+        cpu=cpu, threads=threads, cache=cache, exact=exact, precision=precision, emit=sources, progress=progress
+    )
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     working = graph.clone()

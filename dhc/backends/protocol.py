@@ -23,6 +23,7 @@ class CompileOptions:
             default (``DHC_CPU`` in the environment, else ``host``).
         threads: default number of threads written into the artifact, None: decided when it is loaded.
         cache: use the kernel cache on disk.
+        precision: how weights are stored where kernels can read them so: ``fp32``, ``bf16`` or ``fp16``.
         exact: only kernels whose results differ from those of plain sums by the order of summation alone.
         emit: folder that receives the readable sources of the kernels, None for none.
         progress: called with (stage, done, total) during long work.
@@ -32,6 +33,7 @@ class CompileOptions:
     threads: int | None = None
     cache: bool = True
     exact: bool = False
+    precision: str = "fp32"
     emit: str | None = None
     progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
 

@@ -62,7 +62,16 @@ def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int |
         ],
         **{
             key: backend[key]
-            for key in ("kernels", "compiled", "cached", "steps", "patches", "patch_size", "patch_work")
+            for key in (
+                "kernels",
+                "compiled",
+                "cached",
+                "steps",
+                "stored_16_bit",
+                "patches",
+                "patch_size",
+                "patch_work",
+            )
             if key in backend
         },
         "bytes": {
@@ -96,6 +105,11 @@ def show_report(out: Output, data: Mapping[str, Any]) -> None:
     if size.get("artifact") is not None:
         code, constants = format_bytes(size["code"] or 0), format_bytes(size["constants"] or 0)
         out.fields([("artifact", f"{format_bytes(size['artifact'])} ({constants} constants, {code} code)")])
+    stored = data.get("stored_16_bit")
+    if stored:
+        saved, largest = sum(w["saved"] for w in stored), max(stored, key=lambda w: w["rounding"])
+        out.fields([("16-bit weights", f"of {len(stored)} matrix products, {format_bytes(saved)} less")])
+        out.fields([("rounding", f"at most {largest['rounding']:.2g} of the largest weight, at {largest['node']}")])
     if "patches" in data:
         size = " x ".join(map(str, data["patch_size"]))
         out.fields([("patches", f"{data['patches']} of {size}; {data['patch_work']:.2f} x the work of the whole")])

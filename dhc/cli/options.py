@@ -31,6 +31,12 @@ Cpu = Annotated[
         "Default: the environment's DHC_CPU, else host.",
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="fp32, or how the weights of matrix products are stored: bf16, fp16. Sums stay in fp32."
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dhc_runtime.code_archive import write_archive
+from dhc_runtime.errors import UsageError
 
 from dhc.backends.constants import ConstantPool
 from dhc.backends.cost import moved_bytes, operations
@@ -20,6 +22,9 @@ from dhc.backends.values import interpreter_only
 from dhc.ir.graph import Graph, Node
 from dhc.ir.kinds import Composite, Opaque, Structural
 from dhc.ir.op import Limitation
+
+if TYPE_CHECKING:
+    from dhc.backends.cpu.target import CpuTarget
 
 # Rough rates of one core for estimates before anything is measured: arithmetic, and bytes through memory, per second.
 _FLOPS = 40e9
@@ -58,10 +63,12 @@ class CpuBackend:
         from dhc.backends.cpu.target import required_features, target
 
         described = target(options.cpu)
+        storage = _storage(options.precision, described)
         start = time.perf_counter()
         kernels = KernelSet(described, cache=options.cache)
         constants = ConstantPool()
-        program = PlanBuilder(graph, CpuLowering(described, kernels, options.exact), constants).build()
+        lowering = CpuLowering(described, kernels, options.exact, storage)
+        program = PlanBuilder(graph, lowering, constants).build()
         lowered = time.perf_counter()
         objects = kernels.compile(_progress(options))
         compiled = time.perf_counter()
@@ -82,9 +89,30 @@ class CpuBackend:
             "cached": kernels.cached,
             "code_bytes": len(archive),
             "constant_bytes": sum(a.nbytes for a in constants.arrays.values()),
+            "stored_16_bit": [asdict(weights) for weights in lowering.stored],
             "steps": sum(1 for item in program["items"] if item["do"] == "kernel"),
         }
         return Blob(program, {"cpu/code.a": archive}, constants.arrays, device, report)
+
+
+_STORAGE = {"fp32": "", "bf16": "bf16", "fp16": "f16"}
+
+
+def _storage(precision: str, described: CpuTarget) -> str:
+    """The element type of stored weights, "" for their own.
+
+    Raises:
+        UsageError: the precision is unknown, or the target cannot widen the type in registers.
+    """
+    from dhc.backends.cpu.objects import native_half
+    from dhc.ir.dtypes import f16
+
+    found = _STORAGE.get(precision)
+    if found is None:
+        raise UsageError(f"the precision {precision!r} is unknown", hint=f"use one of: {', '.join(_STORAGE)}")
+    if found == "f16" and f16 not in native_half(described):
+        raise UsageError(f"{described.name} does not convert fp16 in registers", hint="use bf16, or another --cpu")
+    return found
 
 
 def _progress(options: CompileOptions) -> Callable[[int, int], None]:

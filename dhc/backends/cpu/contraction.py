@@ -7,7 +7,7 @@ loop level: correct for every dtype, only slower.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCo
 from dhc.backends.cpu.epilogue import PlannedEpilogue, plan_epilogue
 from dhc.backends.cpu.target import CpuTarget
 from dhc.ir import symbols
+from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.dtypes import f32, f64
 from dhc.ir.graph import Node, Value
 from dhc.ir.symbols import Dim
@@ -33,6 +34,8 @@ class PlannedContraction:
         epilogue: the nodes that it covers besides the contraction.
         before: a kernel over the first operand that runs before, and the f32 elements that it writes to a buffer, which
             both kernels take behind their operands; None when there is none.
+        rounding: the largest change of a weight by storing weights in 16 bits, as a share of the largest weight; None
+            where they are not.
     """
 
     code: KernelCode
@@ -40,6 +43,7 @@ class PlannedContraction:
     params: tuple[Dim, ...]
     epilogue: PlannedEpilogue
     before: tuple[KernelCode, Dim] | None = None
+    rounding: float | None = None
 
 
 def plan_contraction(
@@ -49,6 +53,7 @@ def plan_contraction(
     resolve: dict[Value, Value] | None = None,
     *,
     exact: bool = False,
+    storage: str = "",
 ) -> PlannedContraction | None:
     """Plans a contraction and as much of its tail as possible; None when no generator takes it.
 
@@ -58,13 +63,14 @@ def plan_contraction(
         target: the CPU.
         resolve: inputs of the fused group -> the values outside that they stand for.
         exact: only methods whose results differ from the plain sum by the order of summation alone.
+        storage: how weights of f32 are stored where the method can read them so: "", ``bf16`` or ``f16``.
     """
     outer = resolve or {}
     dtype = node.result.dtype
     if dtype not in (f32, f64) or any(v.dtype != dtype for v in node.operands):
         return None
     if node.op.name == "matmul":
-        return _plan_matmul(node, tail, target, outer)
+        return _plan_matmul(node, tail, target, outer, storage if dtype == f32 else "")
     if node.op.name in ("conv", "conv_transpose"):
         single = _plan_single_position(node, tail, target, outer) if node.op.name == "conv_transpose" else None
         return single or _plan_window(node, tail, target, outer, exact)
@@ -157,7 +163,7 @@ def _three(sizes: Sequence[Dim]) -> tuple[Dim, ...]:
 
 
 def _plan_matmul(
-    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value]
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], storage: str
 ) -> PlannedContraction | None:
     a, b = node.operands
     constant = _constant(b, outer)
@@ -179,6 +185,7 @@ def _plan_matmul(
         a_strides = tuple(c * m * k for c in a_counts)
         b_strides = tuple(c * k * n for c in b_counts)
     packed = constant is not None and flat and constant.size > 0
+    rounding = _rounding(constant, storage) if packed and constant is not None else None
     planned = plan_epilogue(node, tail, row_axis=None)
     following = next((n for n in tail if n.op.name != "constant"), None)
     bias = _column_bias(node, following) if following is not None else None
@@ -190,6 +197,7 @@ def _plan_matmul(
         packed_b=packed,
         bias="none" if bias is None else "n",
         epilogue=planned.epilogue or Epilogue(),
+        storage="" if rounding is None else storage,
     )
     first: list[Value | np.ndarray] = [a, b]
     if packed:
@@ -197,7 +205,19 @@ def _plan_matmul(
         first = [a, generators.pack_weights(spec, target, constant.reshape(constant.shape[-2:]))]
     if bias is not None:
         first.append(bias)
-    return _finish(spec, node, target, planned, first, (*batch, m, n, k, *a_strides, *b_strides))
+    found = _finish(spec, node, target, planned, first, (*batch, m, n, k, *a_strides, *b_strides))
+    return replace(found, rounding=rounding)
+
+
+def _rounding(weights: np.ndarray, storage: str) -> float | None:
+    """The largest change by storing weights in 16 bits, as a share of the largest; None where they stay as they are."""
+    if not storage:
+        return None
+    with np.errstate(over="ignore"):
+        stored = weights.astype(as_dtype(storage).numpy).astype(np.float32)
+    if not np.isfinite(stored).all():
+        return None  # beyond the range of the type
+    return float(np.abs(stored - weights).max() / max(float(np.abs(weights).max()), np.finfo(np.float32).tiny))
 
 
 def _column_bias(node: Node, add: Node) -> Value | None:

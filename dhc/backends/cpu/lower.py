@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.backends.cpu.recurrent import plan_recurrent
-from dhc.backends.cpu.sampling.planned import plan_resize
+from dhc.backends.cpu.sampling.planned import plan_pad, plan_resize
 from dhc.backends.cpu.space_norm import NORMS, plan_norm
 from dhc.backends.cpu.target import CpuTarget
 from dhc.backends.loop.ir import Kernel
@@ -44,6 +45,21 @@ class KernelSink(Protocol):
         """Adds an opaque kernel; returns its symbol and how to call it."""
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """Weights that are stored in 16 bits.
+
+    Attributes:
+        node: whose they are.
+        saved: bytes that they take less.
+        rounding: the largest change of a weight, as a share of the largest weight.
+    """
+
+    node: str
+    saved: int
+    rounding: float
+
+
 class CpuLowering:
     """Lowers nodes into a plan (called by `PlanBuilder` for every node that needs a kernel).
 
@@ -51,12 +67,16 @@ class CpuLowering:
         target: the CPU.
         sink: where kernels go.
         exact: only kernels whose results differ from those of plain sums by the order of summation alone.
+        storage: how weights are stored where kernels can read them so: "" for f32, ``bf16`` or ``f16``.
+        stored: what came to be stored in 16 bits.
     """
 
-    def __init__(self, target: CpuTarget, sink: KernelSink, exact: bool = False) -> None:
+    def __init__(self, target: CpuTarget, sink: KernelSink, exact: bool = False, storage: str = "") -> None:
         self.target = target
         self.sink = sink
         self.exact = exact
+        self.storage = storage
+        self.stored: list[StoredWeights] = []
 
     def __call__(self, node: Node, plan: PlanBuilder) -> None:
         """Appends the steps of one node.
@@ -75,6 +95,10 @@ class CpuLowering:
             code, params = pool
             scratch = plan.scratch(dtypes.u8, (THREADS * code.scratch_per_thread,))
             buffers = [plan.buffer(node.operands[0]), plan.buffer(node.result), scratch]
+            plan.kernel(self.sink.contract(code), buffers, params, node)
+        elif node.op.name == "pad" and (pad := plan_pad(node, self.target)) is not None:
+            code, params = pad
+            buffers = [*(plan.buffer(v) for v in node.operands), plan.buffer(node.result)]
             plan.kernel(self.sink.contract(code), buffers, params, node)
         else:
             results = [(v, v) for v in node.results]
@@ -163,7 +187,10 @@ class CpuLowering:
         elif contraction.op.name in NORMS:
             planned = plan_norm(contraction, tail, self.target)
         else:
-            planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact)
+            planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact, storage=self.storage)
+            if planned is not None and planned.rounding is not None:
+                saved = sum(v.nbytes for v in planned.operands if isinstance(v, np.ndarray) and v.dtype.itemsize == 2)
+                self.stored.append(StoredWeights(str(node.location), saved, planned.rounding))
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]

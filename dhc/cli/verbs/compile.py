@@ -20,6 +20,7 @@ from dhc.cli.options import (
     MaxMemory,
     Model,
     NoCache,
+    Precision,
     PrintAfter,
     Shapes,
     Threads,
@@ -44,6 +45,7 @@ def compile_model(
     threads: Threads = None,
     cpu: Cpu = None,
     max_memory: MaxMemory = None,
+    precision: Precision = "fp32",
     emit_kernels: Annotated[
         Path | None, typer.Option("--emit-kernels", metavar="DIR", help="Write the sources of the kernels to a folder.")
     ] = None,
@@ -75,7 +77,7 @@ def compile_model(
         targets = [name.strip() for name in target.split(",") if name.strip()]
         artifact = dhc.compile(
             graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, exact=exact,
-            emit=folder, max_memory=parse_bytes(max_memory),
+            emit=folder, max_memory=parse_bytes(max_memory), precision=precision,
             after_pass=pass_printer(print_after, targets), progress=progress,
         )  # fmt: skip
         progress("writing")

@@ -16,6 +16,7 @@ from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffe
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, tile_shape
 from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
+from dhc.ir.dtypes import dtype as as_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.n
         b: ``[k, n]``, or ``[n, k]`` with ``transpose_b``.
 
     Returns:
-        ``[panel, k, columns of a tile]``, the last panel filled up with zeros.
+        ``[panel, k, columns of a tile]``, the last panel filled up with zeros, in the type of the spec's storage.
     """
     import numpy as np
 
@@ -55,7 +56,8 @@ def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.n
     panels = -(-n // columns)
     padded = np.zeros((k, panels * columns), dtype=matrix.dtype)
     padded[:, :n] = matrix
-    return np.ascontiguousarray(padded.reshape(k, panels, columns).transpose(1, 0, 2))
+    stored = np.ascontiguousarray(padded.reshape(k, panels, columns).transpose(1, 0, 2))
+    return stored.astype(as_dtype(spec.storage).numpy) if spec.storage else stored
 
 
 def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
@@ -80,6 +82,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             spec.dtype,
             ((0, 0),),
             packed_rows=False,
+            storage=spec.storage,
         )
         for rows in row_counts
     }
@@ -173,7 +176,8 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                 f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, 0, steps, sums, resume])
 
             if pack is None or scratch is None:
-                accumulate(a_tile, f.at(b, panel * (columns * item) * k), columns * item, k)
+                stored = columns * (2 if spec.storage else item)
+                accumulate(a_tile, f.at(b, panel * stored * k), stored, k)
             else:
 
                 def packed() -> None:

@@ -62,6 +62,7 @@ class MatmulSpec:
         packed_b: ``b`` is one constant matrix, laid out by :func:`~dhc.backends.cpu.contract.matmul.pack_b`.
         bias: ``none``, ``n`` (a vector over columns) or ``m`` (a vector over rows).
         epilogue: what happens to each result before it is stored.
+        storage: how a packed ``b`` of f32 is stored: "" as it is, else ``bf16`` or ``f16``, widened in registers.
     """
 
     dtype: str = "f32"
@@ -70,17 +71,21 @@ class MatmulSpec:
     packed_b: bool = False
     bias: str = "none"
     epilogue: Epilogue = field(default_factory=Epilogue)
+    storage: str = ""
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
         if self.bias not in ("none", "n", "m"):
             raise UsageError(f"matmul bias is none, n or m, not {self.bias}")
+        if self.storage and (self.storage not in ("bf16", "f16") or self.dtype != "f32" or not self.packed_b):
+            raise UsageError(f"only a packed b of f32 is stored in bf16 or f16, not as {self.storage}")
 
     def text(self) -> str:
         """Canonical text."""
         return (
             f"matmul {self.dtype} ta={int(self.transpose_a)} tb={int(self.transpose_b)} "
             f"packed_b={int(self.packed_b)} bias={self.bias} epilogue=[{self.epilogue.text()}]"
+            + (f" storage={self.storage}" if self.storage else "")
         )
 
 

@@ -70,6 +70,7 @@ def emit_accumulate(
     *,
     packed_rows: bool,
     adjacent_rows: bool = False,
+    storage: str = "",
 ) -> Function:
     """Writes ``void tile(a, row_stride, step_stride, b, b_stride, line, steps, buffer, resume)``: the sums of one tile.
 
@@ -86,6 +87,7 @@ def emit_accumulate(
         packed_rows: ``a`` is ``[step][tap][row]`` contiguous; else row ``r`` lies ``row_stride`` bytes apart, steps
             ``step_stride`` bytes apart, and there is one tap.
         adjacent_rows: with ``packed_rows``: one tap, its rows contiguous, but steps ``step_stride`` bytes apart.
+        storage: element type of ``b`` in memory when it is not ``dtype``: ``bf16`` or ``f16`` for f32.
     """
     item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
     vector = f"<{lanes} x {element}>"
@@ -131,7 +133,11 @@ def emit_accumulate(
             if number not in lines:
                 lines[number] = f.at(b_now, f.argument("line") * number)
             b_line = lines[number]
-            columns = [f.load(vector, f.at(b_line, offset + v * lanes * item), item) for v in range(shape.vectors)]
+            width = 2 if storage else item
+            columns = [
+                load_widened(f, storage, vector, f.at(b_line, offset + v * lanes * width), item)
+                for v in range(shape.vectors)
+            ]
             for r in range(shape.rows):
                 if packed_rows:
                     at = f.at(a_now[0], (tap * shape.rows + r) * item)
@@ -148,6 +154,20 @@ def emit_accumulate(
             f.store(sums[r][v].get(), places[r][v], lanes * item)
     f.ret()
     return f
+
+
+def load_widened(f: Function, storage: str, vector: str, pointer: Value, item: int) -> Value:
+    """Loads a vector; elements of bf16 or f16 become f32, which is exact."""
+    if not storage:
+        return f.load(vector, pointer, item)
+    lanes = vector[1:-1].split(" x ")[0]
+    if storage == "f16":
+        return f.emit(vector, f"fpext <{lanes} x half> {f.load(f'<{lanes} x half>', pointer, 2).ref} to {vector}")
+    bits = f.load(f"<{lanes} x i16>", pointer, 2)
+    wide = f.emit(f"<{lanes} x i32>", f"zext <{lanes} x i16> {bits.ref} to <{lanes} x i32>")
+    sixteen = f.splat(f.const(16, "i32"), int(lanes))
+    high = f.emit(f"<{lanes} x i32>", f"shl <{lanes} x i32> {wide.ref}, {sixteen.ref}")
+    return f.emit(vector, f"bitcast <{lanes} x i32> {high.ref} to {vector}")
 
 
 def store_lanes(f: Function, value: Value, pointer: Value, count: Value, item: int) -> None:

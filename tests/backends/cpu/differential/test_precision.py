@@ -1,0 +1,93 @@
+"""Weights stored in 16 bits: exactly the results of the rounded weights, half the bytes, and a report."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dhc_runtime.errors import UsageError
+
+import dhc
+from dhc.backends.cpu.contract import registry
+from dhc.backends.cpu.contract.spec import MatmulSpec
+from dhc.backends.cpu.objects import native_half
+from dhc.backends.cpu.target import compile_ir, target
+from dhc.ir import Builder, Graph
+from dhc.ir.dtypes import dtype, f16
+from tests.backends.cpu.differential.running import assert_close
+from tests.backends.cpu.differential.test_cpu_levels import LEVELS, need
+
+TYPES = {"bf16": "bf16", "fp16": "f16"}
+
+
+def perceptron(storage: str | None = None, scale: float = 1.0) -> Graph:
+    """Two layers of odd sizes; with a type, weights that have been rounded to it."""
+    rng = np.random.default_rng(4)
+    graph = Graph("perceptron")
+    b = Builder(graph)
+    value = graph.input("x", "f32", ("N", 37))
+    for before, after in ((37, 141), (141, 19)):
+        weights = (rng.standard_normal((before, after)) * scale / np.sqrt(before)).astype(np.float32)
+        if storage is not None:
+            weights = weights.astype(dtype(storage).numpy).astype(np.float32)
+        value = b.add(b.matmul(value, b.constant(weights, "f32")), b.constant(rng.standard_normal(after), "f32"))
+        value = b.relu(value)
+    graph.output(value, names=["y"])
+    return graph
+
+
+def runnable(level: str, precision: str) -> None:
+    if level != "host":
+        need(level)
+    if precision == "fp16" and f16 not in native_half(target(level)):
+        pytest.skip(f"{level} does not convert fp16")
+
+
+@pytest.mark.parametrize("level", ["host", *LEVELS])
+@pytest.mark.parametrize("precision", TYPES)
+def test_results_are_those_of_rounded_weights(precision: str, level: str) -> None:
+    runnable(level, precision)
+    artifact = dhc.compile(perceptron(), precision=precision, cpu=level)
+    rounded = dhc.compile(perceptron(TYPES[precision]), cpu=level)
+    for rows in (1, 2, 3, 17, 64):
+        x = np.random.default_rng(rows).standard_normal((rows, 37)).astype(np.float32)
+        found = [artifact.session(threads=threads).run({"x": x})["y"] for threads in (1, 2, 7)]
+        assert all(np.array_equal(found[0], other) for other in found)
+        assert np.array_equal(found[0], rounded.session(threads=1).run({"x": x})["y"])
+        limit = {"bf16": 2**16, "fp16": 2**13}[precision] * 4  # roundings of f32 in one of the type
+        assert_close(perceptron().evaluate(x)[0], found[0], roundings=limit)
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_the_report_and_the_bytes(precision: str) -> None:
+    plain, artifact = dhc.compile(perceptron()), dhc.compile(perceptron(), precision=precision)
+    assert plain.report.backend["stored_16_bit"] == []
+    stored = artifact.report.backend["stored_16_bit"]
+    saved = plain.report.backend["constant_bytes"] - artifact.report.backend["constant_bytes"]
+    assert len(stored) == 2 and sum(weights["saved"] for weights in stored) == saved > 4 * 141 * 19
+    unit = {"bf16": 2.0**-8, "fp16": 2.0**-11}[precision]
+    assert all(unit / 4 < weights["rounding"] <= unit for weights in stored)
+
+
+def test_weights_beyond_the_range_stay_as_they_are() -> None:
+    artifact = dhc.compile(perceptron(scale=1e6), precision="fp16")
+    assert artifact.report.backend["stored_16_bit"] == []
+    assert artifact.plan == dhc.compile(perceptron(scale=1e6)).plan
+    assert len(dhc.compile(perceptron(scale=1e6), precision="bf16").report.backend["stored_16_bit"]) == 2
+
+
+def test_other_words_and_targets_are_refused() -> None:
+    with pytest.raises(UsageError, match="'fp8' is unknown"):
+        dhc.compile(perceptron(), precision="fp8")
+    with pytest.raises(UsageError, match="x86-64-v2 does not convert fp16"):
+        dhc.compile(perceptron(), precision="fp16", cpu="x86-64-v2")
+    for wrong in ({"storage": "bf16"}, {"storage": "f8", "packed_b": True}, {"storage": "f16", "dtype": "f64"}):
+        with pytest.raises(UsageError, match="only a packed b of f32"):
+            MatmulSpec(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("storage", TYPES.values())
+def test_code_for_aarch64(storage: str) -> None:
+    described = target("aarch64")
+    code = registry.emit(MatmulSpec(packed_b=True, storage=storage), described)
+    assert compile_ir(code.ir, described)[:4] == b"\x7fELF"
