@@ -1,4 +1,4 @@
-"""Which resizes have a kernel of their own, with the tables that it reads; others run as loop kernels."""
+"""Which resizes and pads have kernels of their own, with the tables that they read; others run as loop kernels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction
 from dhc.backends.cpu.epilogue import plan_epilogue
+from dhc.backends.cpu.sampling.pad import emit_pad
 from dhc.backends.cpu.sampling.resize import PADDING, TABLE_ALIGN, Pattern, ResizeSpec, emit_resize
 from dhc.backends.cpu.target import CpuTarget
 from dhc.ir import symbols
@@ -18,6 +20,7 @@ from dhc.ir.graph import Node, Value
 from dhc.ir.op import Call
 from dhc.ir.ops.resize_axis import ResizedAxis, resized_axes
 from dhc.ir.ops.resize_reference import axis_taps
+from dhc.ir.symbols import Dim
 
 _MOST_TAPS = 4
 _LARGEST_FACTOR = 4
@@ -58,6 +61,19 @@ def plan_resize(node: Node, tail: Sequence[Node], target: CpuTarget) -> PlannedC
     planes = symbols.product(x.shape[:2])
     operands: tuple[Value | np.ndarray, ...] = (x, weights, places, columns, *planned.operands)
     return PlannedContraction(code, operands, (planes, x.shape[1], *ones, *before, *ones, *after), planned)
+
+
+def plan_pad(node: Node, target: CpuTarget) -> tuple[KernelCode, tuple[Dim, ...]] | None:
+    """The kernel of a `pad` of f32 maps around space, and its parameters; None for others."""
+    x, low, high = node.operands[0], node.attrs["low"], node.attrs["high"]
+    rank = x.type.rank - 2
+    if x.dtype != f32 or not 1 <= rank <= 3 or any(d != 0 for d in (*low[:2], *high[:2])):
+        return None
+    if not all(symbols.is_nonnegative(d) for d in (*low, *high)):
+        return None
+    before, after = ((1,) * (3 - rank) + tuple(v.shape[2:]) for v in (x, node.result))
+    widths = (0,) * (3 - rank) + tuple(low[2:])
+    return emit_pad(node.attrs["mode"], target), (symbols.product(x.shape[:2]), *before, *after, *widths)
 
 
 def _pattern(axis: ResizedAxis, places: np.ndarray, weights: np.ndarray) -> Pattern | None:
