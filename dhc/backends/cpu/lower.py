@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,21 @@ class KernelSink(Protocol):
         """Adds an opaque kernel; returns its symbol and how to call it."""
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """Weights that are stored in 16 bits.
+
+    Attributes:
+        node: whose they are.
+        saved: bytes that they take less.
+        rounding: the largest change of a weight, as a share of the largest weight.
+    """
+
+    node: str
+    saved: int
+    rounding: float
+
+
 class CpuLowering:
     """Lowers nodes into a plan (called by `PlanBuilder` for every node that needs a kernel).
 
@@ -51,12 +67,16 @@ class CpuLowering:
         target: the CPU.
         sink: where kernels go.
         exact: only kernels whose results differ from those of plain sums by the order of summation alone.
+        storage: how weights are stored where kernels can read them so: "" for f32, ``bf16`` or ``f16``.
+        stored: what came to be stored in 16 bits.
     """
 
-    def __init__(self, target: CpuTarget, sink: KernelSink, exact: bool = False) -> None:
+    def __init__(self, target: CpuTarget, sink: KernelSink, exact: bool = False, storage: str = "") -> None:
         self.target = target
         self.sink = sink
         self.exact = exact
+        self.storage = storage
+        self.stored: list[StoredWeights] = []
 
     def __call__(self, node: Node, plan: PlanBuilder) -> None:
         """Appends the steps of one node.
@@ -167,7 +187,10 @@ class CpuLowering:
         elif contraction.op.name in NORMS:
             planned = plan_norm(contraction, tail, self.target)
         else:
-            planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact)
+            planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact, storage=self.storage)
+            if planned is not None and planned.rounding is not None:
+                saved = sum(v.nbytes for v in planned.operands if isinstance(v, np.ndarray) and v.dtype.itemsize == 2)
+                self.stored.append(StoredWeights(str(node.location), saved, planned.rounding))
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]
