@@ -45,8 +45,8 @@ def _horner(f: Function, x: Value, coefficients: Sequence[float]) -> Value:
     return total
 
 
-def _exp_parts(f: Function, x: Value) -> tuple[Value, Value]:
-    """e^x as a number near 1 and a power of two; the power stands in the low bits of the second."""
+def _reduced(f: Function, x: Value) -> tuple[Value, Value, Value]:
+    """e^x as 2^n times a number near 1: that number, n, and n in the low bits of another."""
     kind = x.type
     shifted = f.fma(x, f.constant(_LOG2_E, kind), f.constant(_ROUND, kind))
     n = f.binary("fsub", shifted, f.constant(_ROUND, kind))
@@ -54,7 +54,20 @@ def _exp_parts(f: Function, x: Value) -> tuple[Value, Value]:
     r = f.fma(n, f.constant(-_LN2_LOW, kind), r)
     tail = _horner(f, r, _EXP)
     mantissa = f.fma(tail, f.binary("fmul", r, r), f.binary("fadd", r, f.constant(1.0, kind)))
-    return mantissa, f.emit(_integers(x), f"bitcast {kind} {shifted.ref} to {_integers(x)}")
+    return mantissa, n, f.emit(_integers(x), f"bitcast {kind} {shifted.ref} to {_integers(x)}")
+
+
+def _scales(f: Function, x: Value) -> bool:
+    """Whether one instruction multiplies by a power of two over the whole range."""
+    return "avx512f" in f.module.target.features and x.type == "<16 x float>"
+
+
+def _scaled(f: Function, x: Value, n: Value) -> Value:
+    name = "llvm.x86.avx512.mask.scalef.ps.512"
+    symbol = f.module.declare(name, x.type, [x.type, x.type, x.type, "i16", "i32"])
+    return f.emit(
+        x.type, f"call {x.type} {symbol}({x.type} {x.ref}, {x.type} {n.ref}, {x.type} {x.ref}, i16 -1, i32 4)"
+    )
 
 
 def _integers(x: Value) -> str:
@@ -70,7 +83,9 @@ def _whole(f: Function, op: str, x: Value, number: int) -> Value:
 
 def _exp_within(f: Function, x: Value) -> Value:
     """Computes e^x for ``_LOWEST <= x <= _HIGHEST``: the power is added to the exponent."""
-    mantissa, power = _exp_parts(f, x)
+    mantissa, n, power = _reduced(f, x)
+    if _scales(f, x):
+        return _scaled(f, mantissa, n)
     bits = power.type
     # The whole number in the low bits goes to the exponent; the bits of the constant that was added shift out.
     power = _whole(f, "shl", power, 23)
@@ -81,7 +96,9 @@ def _exp_within(f: Function, x: Value) -> Value:
 
 def exp(f: Function, x: Value) -> Value:
     """e^x over the whole range, denormal results and infinity included: scaled in two steps."""
-    mantissa, power = _exp_parts(f, bounded(f, x, -105.0, 90.0))
+    mantissa, n, power = _reduced(f, bounded(f, x, -105.0, 90.0))
+    if _scales(f, x):
+        return _scaled(f, mantissa, n)
     bits = power.type
     power = _whole(f, "sub", power, _ROUND_BITS)
     half = _whole(f, "ashr", power, 1)
@@ -92,7 +109,11 @@ def exp(f: Function, x: Value) -> Value:
 
 
 def exp_of_difference(f: Function, x: Value) -> Value:
-    """e^x for x that is not positive (an element less the largest): 0 below -86.6, NaN for NaN."""
+    """e^x for x that is not positive (an element less the largest): 0 far below, NaN for NaN."""
+    if _scales(f, x):
+        least = f.constant(-105.0, x.type)
+        mantissa, n, _ = _reduced(f, f.select(f.compare("olt", x, least), least, x))
+        return _scaled(f, mantissa, n)
     least = f.constant(_LOWEST, x.type)
     under = f.compare("olt", x, least)
     found = _exp_within(f, f.select(under, least, x))
@@ -104,6 +125,8 @@ def one_plus_exp_of_minus(f: Function, x: Value) -> Value:
     """``1 + e^-x``, the reciprocal of the logistic function; bounded by e^40, so that products stay finite."""
     minus = f.emit(x.type, f"fneg {x.type} {x.ref}")
     found = f.binary("fadd", _exp_within(f, bounded(f, minus, -40.0, 40.0)), f.constant(1.0, x.type))
+    if _scales(f, x):
+        return found  # NaN goes through
     return f.select(f.compare("uno", x, x), x, found)
 
 
