@@ -168,6 +168,8 @@ def _run_node(node: Node, arrays: Sequence[Any], bound: dict[str, int]) -> tuple
     except ValueError as error:  # a size computed from the inputs' sizes is negative
         raise ShapeError(f"{node.op.name}: {error}", where=str(node.location)) from error
     call.run = lambda graph, values: run_graph(graph, values, bound)
+    if not node.regions:
+        node.op.infer(call)  # sizes that inference took as fitting must do so now that they are known
     _require_memory(call)
     try:
         with np.errstate(all="ignore"):

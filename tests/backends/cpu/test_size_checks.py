@@ -87,6 +87,10 @@ CASES: dict[str, tuple[Build, Sequence[np.ndarray], Sequence[np.ndarray]]] = {
         ),
         [_numbers(1, 4, 4), _numbers(4), _numbers(4)], [_numbers(1, 3, 4), _numbers(3), _numbers(3)],
     ),
+    "window": (
+        lambda g: dhc.ops.relu(dhc.ops.max_pool(_x(g, 1, 1, "H"), kernel=[3])),
+        [_numbers(1, 1, 3)], [_numbers(1, 1, 2)],
+    ),
     "argmax": (lambda g: dhc.ops.argmax(_x(g, "N"), axis=0), [_numbers(1)], [_numbers(0)]),
     "split": (lambda g: dhc.ops.split(_x(g, "N"), axis=0, sizes=[2, 3])[1] * 2, [_numbers(5)], [_numbers(7)]),
 }  # fmt: skip
