@@ -21,7 +21,7 @@ from dhc.backends.cpu import executor_ir
 from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, MatmulSpec, Spec
-from dhc.backends.cpu.llvm.builder import Module
+from dhc.backends.cpu.limits import peak_gflops
 from dhc.backends.cpu.llvm.loader import LoadedObject
 
 TITLE = "single contraction layers, one and two threads, against onnxruntime"
@@ -132,33 +132,6 @@ class StepList:
         return taken / repeats
 
 
-def fma_limit(described: targets.CpuTarget) -> float:
-    """Measured single-thread f32 limit in GFLOP/s: independent multiply-adds in registers, nothing else."""
-    chains, lanes, rounds = 12, described.lanes("f32"), 200_000
-    module = Module(described, "limit")
-    f = module.kernel("limit")
-    vector = f"<{lanes} x float>"
-    out = f.pointer_argument(0)
-    factor = f.load(vector, out, 4)
-    sums = [f.variable(vector, f.load(vector, f.at(out, 64 * i), 4)) for i in range(chains)]
-    with f.loop(0, rounds):
-        for _ in range(4):
-            for total in sums:
-                total.set(f.fma(total.get(), factor, factor))
-    for i, total in enumerate(sums):
-        f.store(total.get(), f.at(out, 64 * i), 4)
-    f.ret(0)
-    kernel = LoadedObject(targets.compile_ir(module.text(), described)).kernel("limit")
-    memory = aligned((64 * chains,))
-    bound = kernel.bind([memory.ctypes.data], [])
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        kernel.run(bound)
-        best = min(best, time.perf_counter() - start)
-    return 2 * lanes * chains * 4 * rounds / best / 1e9
-
-
 def prepare(
     layer: Layer, described: targets.CpuTarget, nthreads: int
 ) -> tuple[StepList, np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]], float]:
@@ -245,8 +218,8 @@ def onnxruntime_candidate(
 
 def run() -> list[dict[str, object]]:
     """Measures every layer with one and two threads."""
-    described = targets.target(os.environ.get("DHC_BENCH_TARGET", "host"))
-    limit = fma_limit(described)
+    cpu = os.environ.get("DHC_BENCH_TARGET", "host")
+    described, limit = targets.target(cpu), peak_gflops(1, cpu)
     rows: list[dict[str, object]] = []
     for layer in LAYERS:
         row: dict[str, object] = {"layer": layer.name, "limit": limit}

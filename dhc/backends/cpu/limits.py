@@ -21,9 +21,9 @@ _CALLS = 40
 
 
 @cache
-def peak_gflops(threads: int = 1) -> float:
+def peak_gflops(threads: int = 1, cpu: str = "host") -> float:
     """Most f32 operations in 10⁹ a second that so many threads reach together; a multiply-add counts as two."""
-    described = targets.target("host")
+    described = targets.target(cpu)
     lanes, rounds, unrolled = described.lanes("f32"), 100_000, 4
     module = Module(described, "limit")
     f = module.kernel("limit")
