@@ -35,6 +35,10 @@ NODE_BUDGET = 20_000
 """How many nodes a small model may unfold to; larger ones may unfold to 16 times their size."""
 
 
+UNROLLED_BUDGET = 4096
+"""How many nodes of a model may come from loops that are written out."""
+
+
 def import_model(
     model: Any,
     shapes: Mapping[str, Any],
@@ -56,6 +60,9 @@ class Importer:
         source: file name for locations.
         folder: where external data may lie.
         opsets: domain -> version.
+        functions: the model's functions by domain and name.
+        active: functions that are being inlined, outermost first.
+        unrolled_left: how many more nodes loops that are written out may become.
     """
 
     def __init__(self, model: Any, source: str, folder: Path | None) -> None:
@@ -64,9 +71,10 @@ class Importer:
         self.folder = folder
         self.opsets = {entry.domain or "ai.onnx": int(entry.version) for entry in model.opset_import}
         self.functions = {(f.domain, f.name): f for f in model.functions}
-        self.active: list[tuple[str, str]] = []  # functions being inlined, outermost first
+        self.active: list[tuple[str, str]] = []
         size = sum(len(g.node) for g, _ in nested_graphs(model.graph)) + sum(len(f.node) for f in model.functions)
-        self._nodes_left = NODE_BUDGET + 16 * size
+        self._nodes_left = NODE_BUDGET + UNROLLED_BUDGET + 16 * size
+        self.unrolled_left = UNROLLED_BUDGET
 
     def check_operators(self) -> None:
         """Lists every operator that has no handler.

@@ -192,6 +192,38 @@ def test_a_loop_whose_end_depends_on_data_stays_a_loop():
         same(value, wanted)
 
 
+NESTED = """g (float[2] x) => (seq(float[2]) t) {
+    e = SequenceEmpty ()
+    n = Constant <value_int: int = %d> ()
+    true = Constant <value_int: int = 1> ()
+    c = Cast <to: int = 9> (true)
+    t = Loop (n, c, e) <body = b (int64 i, bool c1, seq(float[2]) s1) => (bool d1, seq(float[2]) r1) {
+        d1 = Identity (c1)
+        r1 = Loop (n, c, s1) <body = b2 (int64 j, bool c2, seq(float[2]) s2) => (bool d2, seq(float[2]) r2) {
+            d2 = Identity (c2)
+            r2 = %s
+        }>
+    }>
+}"""
+
+
+@pytest.mark.parametrize(
+    ("count", "body", "written_out"),
+    [
+        (3, "SequenceInsert (s2, x)", True),
+        (40, "SequenceInsert (s2, x)", False),  # more elements than are followed
+        (100, "Identity (s2)", False),  # more iterations than are written out
+    ],
+)
+def test_nested_loops_are_written_out_within_a_budget(count, body, written_out):
+    proto = model(NESTED % (count, body))
+    graph = load_onnx(proto.SerializeToString())
+    assert ("loop" in {node.op.name for node in graph}) != written_out
+    assert len(graph.outputs) == (count**2 if written_out else 1)
+    (found,) = DhcBackend.run_model(proto, [X[0, :2]], "REFERENCE")
+    same(found, [X[0, :2]] * count**2 if "Insert" in body else [])
+
+
 def test_the_position_may_be_known_at_run_time_only():
     proto = model("""g (float[3,4] x, int64 at) => (float[1,4] y) {
         s = SplitToSequence <axis: int = 0> (x)

@@ -23,7 +23,6 @@ MAX_UNROLLED_BATCH = 64
 """Scans of opset 8 are written out once for each batch element, up to this many."""
 MAX_UNROLLED_LOOP = 256
 """Loops that carry sequences are written out when they run at most this often."""
-MAX_UNROLLED_NODES = 4096
 
 
 def import_body(n: NodeContext, proto: Any, name: str, types: list[Any]) -> tuple[Graph, Scope]:
@@ -184,11 +183,12 @@ def _unrolled(n: NodeContext, body: Any) -> list[Any] | None:
     stacked: list[list[Value]] = [[] for _ in body.output[1 + len(carried) :]]
     if trips < 1:
         return None if stacked else carried
-    if min(trips, MAX_UNROLLED_LOOP) * len(body.node) > MAX_UNROLLED_NODES:
-        return None
     graph = n.scope.graph
     before = graph.nodes
     for number in range(min(trips, MAX_UNROLLED_LOOP)):
+        n.importer.unrolled_left -= len(body.node)
+        if n.importer.unrolled_left < 0:
+            break
         scope = Scope(graph, n.scope)
         inputs = [np.array(number, np.int64), np.array(True), *carried]
         scope.names.update((info.name, found) for info, found in zip(body.input, inputs))

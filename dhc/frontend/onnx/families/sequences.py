@@ -21,6 +21,9 @@ from dhc.ir.graph import Value
 from dhc.ir.ops.sequence import open_sizes
 from dhc.ir.types import LooseTensorType, OptionalType, SequenceType, Type
 
+MAX_INSERTED = 256
+"""Sequences that grow element by element are followed up to this length: every insertion lists all elements anew."""
+
 
 def _sequence(n: NodeContext, index: int = 0) -> Value:
     value = n.value(index)
@@ -75,7 +78,7 @@ def sequence_insert(n: NodeContext) -> Value:
     """A tensor before a position or at the end."""
     sequence, value = _sequence(n), n.value(1)
     parts = parts_of(sequence)
-    if parts is not None and len(parts) < MAX_PARTS:
+    if parts is not None and len(parts) < MAX_INSERTED:
         place = _known_place(n, 2, len(parts), len(parts))
         if place is not None:
             return n.b.sequence_construct(*parts[:place], value, *parts[place:])
