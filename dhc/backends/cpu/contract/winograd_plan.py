@@ -28,6 +28,13 @@ CONSTANTS = (
     "scratch_bytes",
 )
 
+# Tiles of a plane in a block: with 64 channels their transformed inputs and products stay in a second-level cache of
+# 1 MB; with more channels the weights, which are read once for a block, weigh more. Measured, 32 to 128 tiles differ
+# little. At least two vectors.
+_TILES = 64
+# Transformed inputs that a thread holds of several planes.
+_MOST_BYTES = 8 << 20
+
 
 @dataclass(frozen=True)
 class WinogradPlan:
@@ -87,10 +94,11 @@ def make_plan(spec: ConvSpec, target: CpuTarget) -> WinogradPlan:
     slices = -(-total // vectors)
     rows = {12: (12, 8, 4), 8: (8, 4, 2), 6: (6, 4, 2)}[shape.rows]
     taps = spec.padded(spec.kernel, 1)[0]
-    # Blocks of 64 tiles: with 64 channels their transformed inputs and products stay in a second-level cache of 1 MB;
-    # with more channels the weights, which are read once for a block, weigh more. Measured, 32 to 128 differ little.
-    most_planes = 1 if taps == 1 else 4
-    room = max(64, taps * 2 * lanes) * (most_planes + taps - 1)
+    # Neighbouring output planes share transformed inputs, as far as those do not fill too much memory.
+    most_planes = 1
+    while taps > 1 and most_planes < 4 and (2 * most_planes + taps - 1) * _TILES * ins * positions * 4 <= _MOST_BYTES:
+        most_planes *= 2
+    room = _TILES * (most_planes + taps - 1)
     plane_bytes = (room * ins + 2 * lanes) * 4
     product_bytes = (room + max(rows) + lanes) * positions * vectors * lanes * 4
     return WinogradPlan(

@@ -82,6 +82,7 @@ LARGER = [
     (ConvSpec(130, 33, (3, 3), winograd=2), (7, 7), (5, 5)),
     (ConvSpec(10, 40, (3, 3, 3), pad_begin=(1, 1, 1), winograd=4, bias=True), (11, 33, 34), (11, 33, 34)),
     (ConvSpec(6, 18, (5, 3, 3), pad_begin=(2, 1, 1), winograd=2), (9, 20, 70), (9, 20, 70)),
+    (ConvSpec(300, 18, (3, 3, 3), pad_begin=(1, 1, 1), winograd=4), (4, 10, 18), (4, 10, 18)),
 ]
 
 
