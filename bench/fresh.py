@@ -17,16 +17,22 @@ import numpy as np
 
 from bench.signature import Signature
 
+_SECONDS = 300
+
 
 def in_a_process(engine: str, prepared: Path, threads: int, signature: Signature) -> dict[str, float]:
     """What `main` prints, from a fresh process.
 
     Raises:
-        RuntimeError: the process failed.
+        RuntimeError: the process failed, or took too long.
     """
     about = json.dumps({"inputs": signature.inputs, "outputs": signature.outputs})
     command = [sys.executable, "-m", "bench.fresh", engine, str(prepared), str(threads), about]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=root)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{engine} has no answer after {_SECONDS} s in a fresh process") from None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         raise RuntimeError(f"{engine} ends with {done.returncode}: {done.stderr.strip()[-200:]}")

@@ -135,8 +135,13 @@ def measure(
     if 1 in best_of and 2 in best_of:
         best_of[2]["efficiency"] = best_of[1]["dhc"] / (2 * best_of[2]["dhc"])
     if not quick:
-        tables["costs"] = [_costs(entry.name, name, path, max(threads), signature) for name, path in prepared.items()
-                           if name not in refused]  # fmt: skip
+        for name in [n for n in prepared if n not in refused]:
+            try:
+                tables["costs"].append(_costs(entry.name, name, prepared[name], max(threads), signature))
+            except RuntimeError as error:
+                if name == "dhc":
+                    raise
+                tables["refused"].append({"model": entry.name, "engine": name, "reason": _reason(error)})
     return tables
 
 

@@ -13,8 +13,10 @@ import pytest
 from bench import __main__ as bench_main
 from bench import models, peers
 from bench.entries import Entry, chosen
+from bench.fresh import in_a_process
 from bench.measuring import Effort, become_quiet, difference, take_turns
 from bench.peers.tools import run_tool
+from bench.signature import Signature
 
 
 def test_names_and_groups_choose_models() -> None:
@@ -119,7 +121,7 @@ def test_engines_that_are_absent_or_refuse_or_are_wrong_are_listed_with_the_reas
     engines["openvino"].absent = True
     engines["mnn"].refuses = "no such layer"
     engines["ncnn"].factor = 3.0
-    report = models.run(options(threads=1))
+    report = models.run(options(threads=1, peers="onnxruntime,openvino,mnn,ncnn"))
     reasons = {row["engine"]: row["reason"] for row in report["tables"]["refused"]}
     assert reasons == {
         "openvino": "not installed: No module named 'openvino'",
@@ -156,6 +158,31 @@ def test_the_status_says_that_a_measurement_failed(monkeypatch, tmp_path: Path, 
     assert bench_main.main(["m"]) == 1
     assert "all wrong" in capsys.readouterr().err
     assert "failure" not in json.loads((tmp_path / "results" / "m.json").read_text(encoding="utf-8"))
+
+
+def test_engines_for_real(engines: dict[str, Engine], monkeypatch) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    monkeypatch.setattr(models, "adapter", peers.adapter)
+    monkeypatch.setattr(models, "Effort", lambda: Effort(least=3, most=3))
+    given = options(threads=1, peers="onnxruntime")
+    given.quick = False
+    report = models.run(given)
+    (row,) = report["rows"]
+    assert row["best peer"] == "onnxruntime" and row["difference"] == 0.0 and row["rounds"] == 3
+    assert report["tables"]["refused"] == []
+    costs = {cost["engine"]: cost for cost in report["tables"]["costs"]}
+    assert set(costs) == {"dhc", "onnxruntime"}
+    assert costs["dhc"]["compile s"] > 0 and costs["onnxruntime"]["compile s"] is None
+    for cost in costs.values():
+        assert 0 < cost["load s"] < cost["cold start s"]
+        assert 10 < cost["peak MB"] < 2000
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    (tmp_path / "net.onnx").write_bytes(b"nothing")
+    with pytest.raises(RuntimeError, match="onnxruntime ends with 1"):
+        in_a_process("onnxruntime", tmp_path / "net.onnx", 1, Signature({"x": (1,)}, ("y",)))
 
 
 def test_options_belong_to_one_measurement(capsys) -> None:
