@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dhc.backends.cpu.contract.packing import emit_pack
+from dhc.backends.cpu.contract.packing import emit_pack, emit_widen
 from dhc.backends.cpu.contract.packing import transpose_block as transpose_block
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, tile_shape
-from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
+from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
 from dhc.ir.dtypes import dtype as as_dtype
 
@@ -73,22 +73,30 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     step_limit = pack_bytes // (columns * item)
 
     row_counts = sorted({shape.rows, max(shape.rows // 2, 1), 2, 1}, reverse=True)
-    tiles = {
-        rows: emit_accumulate(
-            module,
-            f"tile{rows}",
-            TileShape(rows, shape.vectors, shape.lanes),
-            columns,
-            spec.dtype,
-            ((0, 0),),
-            packed_rows=False,
-            storage=spec.storage,
-        )
-        for rows in row_counts
-    }
+
+    def emit_tiles(prefix: str, storage: str) -> dict[int, Function]:
+        return {
+            rows: emit_accumulate(
+                module,
+                f"{prefix}{rows}",
+                TileShape(rows, shape.vectors, shape.lanes),
+                columns,
+                spec.dtype,
+                ((0, 0),),
+                packed_rows=False,
+                storage=storage,
+            )
+            for rows in row_counts
+        }
+
+    tiles = emit_tiles("tile", "")
+    # Many rows share the work of widening a panel, few read it as it is stored.
+    reading = emit_tiles("reading", spec.storage) if spec.storage else tiles
+    widen = emit_widen(module, "widen", spec.storage, shape) if spec.storage else None
     pack = None if spec.packed_b else emit_pack(module, "pack", spec.dtype, shape, spec.transpose_b)
+    with_scratch = not spec.packed_b or bool(spec.storage)
     bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
-    buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=not spec.packed_b)
+    buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=with_scratch)
     store = emit_store(
         module,
         "store",
@@ -106,7 +114,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
     m, n, k, tid, nthreads = names["m"], names["n"], names["k"], f.argument("tid"), f.argument("nthreads")
     a_base, b_base = f.pointer_argument(0), f.pointer_argument(1)
-    scratch = None if spec.packed_b else f.at(f.pointer_argument(buffers.index("scratch")), tid * pack_bytes)
+    scratch = f.at(f.pointer_argument(buffers.index("scratch")), tid * pack_bytes) if with_scratch else None
     sums = f.stack(shape.rows * columns * item)
     row_stride, step_stride = (f.const(item), m * item) if spec.transpose_a else (k * item, f.const(item))
 
@@ -149,6 +157,13 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
         last_row = f.value(f.minimum(m, ((row_tile_count * (split + 1)) // splits) * shape.rows))
         out_start = batch * m * n
 
+        stored = columns * (2 if spec.storage else item)
+        if widen is not None and scratch is not None:
+            fresh = packed_key.get().equals(outer)
+            with f.if_((k <= step_limit) & in_place.equals(0) & fresh.equals(0)):
+                packed_key.set(outer)
+                start = f.at(b, first_panel * stored * k)
+                f.call(widen, [start, (last_panel - first_panel) * k * shape.vectors, scratch])
         if pack is not None and scratch is not None:
             fresh = packed_key.get().equals(outer)
             with f.if_(fresh.equals(0)):
@@ -172,11 +187,20 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
         ) -> None:
             a_tile = f.at(a, row * row_stride)
 
-            def accumulate(a_at: Value, b_at: Value, b_stride: Int, steps: Value, resume: Int = 0) -> None:
-                f.call(tiles[rows], [a_at, row_stride, step_stride, b_at, b_stride, 0, steps, sums, resume])
+            def accumulate(
+                a_at: Value, b_at: Value, b_stride: Int, steps: Value, resume: Int = 0, by: Any = tiles
+            ) -> None:
+                f.call(by[rows], [a_at, row_stride, step_stride, b_at, b_stride, 0, steps, sums, resume])
 
-            if pack is None or scratch is None:
-                stored = columns * (2 if spec.storage else item)
+            if widen is not None and scratch is not None:
+                f.if_else(
+                    (k <= step_limit) & in_place.equals(0),
+                    lambda: accumulate(
+                        a_tile, f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item, k
+                    ),
+                    lambda: accumulate(a_tile, f.at(b, panel * stored * k), stored, k, by=reading),
+                )
+            elif pack is None or scratch is None:
                 accumulate(a_tile, f.at(b, panel * stored * k), stored, k)
             else:
 
@@ -232,4 +256,4 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                 over_panels(rows, row.get())
                 row.set(row.get() + rows)
     f.ret(0)
-    return finished(module, target, "matmul", buffers, PARAMS, 0 if spec.packed_b else pack_bytes)
+    return finished(module, target, "matmul", buffers, PARAMS, pack_bytes if with_scratch else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from dhc.backends.cpu.contract.tile import TileShape, load_lanes
+from dhc.backends.cpu.contract.tile import TileShape, load_lanes, load_widened
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 
 
@@ -101,5 +101,16 @@ def emit_pack(module: Module, name: str, dtype: str, shape: TileShape, transpose
 
     for group in range(0, columns, lanes):
         f.if_else(width >= group + lanes, functools.partial(block, group), functools.partial(ragged, group))
+    f.ret()
+    return f
+
+
+def emit_widen(module: Module, name: str, storage: str, shape: TileShape) -> Function:
+    """Writes ``void widen(from, vectors, to)``: so many vectors stored in bf16 or f16 become f32."""
+    vector = f"<{shape.lanes} x float>"
+    f = module.function(name, "void", (("ptr", "from"), ("i64", "vectors"), ("ptr", "to")))
+    with f.loop(0, f.argument("vectors")) as i:
+        value = load_widened(f, storage, vector, f.at(f.argument("from"), i * (shape.lanes * 2)), 4)
+        f.store(value, f.at(f.argument("to"), i * (shape.lanes * 4)), shape.lanes * 4)
     f.ret()
     return f

@@ -49,7 +49,7 @@ def test_results_are_those_of_rounded_weights(precision: str, level: str) -> Non
     runnable(level, precision)
     artifact = dhc.compile(perceptron(), precision=precision, cpu=level)
     rounded = dhc.compile(perceptron(TYPES[precision]), cpu=level)
-    for rows in (1, 2, 3, 17, 64):
+    for rows in (1, 2, 3, 17, 29, 64, 131):
         x = np.random.default_rng(rows).standard_normal((rows, 37)).astype(np.float32)
         found = [artifact.session(threads=threads).run({"x": x})["y"] for threads in (1, 2, 7)]
         assert all(np.array_equal(found[0], other) for other in found)
@@ -91,3 +91,17 @@ def test_code_for_aarch64(storage: str) -> None:
     described = target("aarch64")
     code = registry.emit(MatmulSpec(packed_b=True, storage=storage), described)
     assert compile_ir(code.ir, described)[:4] == b"\x7fELF"
+
+
+def test_sums_longer_than_the_scratch_memory() -> None:
+    """Their panels are read as they are stored, also for many rows."""
+    rng = np.random.default_rng(6)
+    weights = rng.standard_normal((target().l2_bytes // 2 // 4 // 16 + 3, 17)).astype(np.float32)
+    graph, exact = Graph("long"), Graph("long")
+    for g, w in ((graph, weights), (exact, weights.astype(dtype("bf16").numpy).astype(np.float32))):
+        g.output(
+            Builder(g).matmul(g.input("x", "f32", ("N", len(weights))), Builder(g).constant(w, "f32")), names=["y"]
+        )
+    x = rng.standard_normal((70, len(weights))).astype(np.float32)
+    found = dhc.compile(graph, precision="bf16").session(threads=2).run({"x": x})["y"]
+    assert np.array_equal(found, dhc.compile(exact).session(threads=2).run({"x": x})["y"])
