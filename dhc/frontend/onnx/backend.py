@@ -122,7 +122,10 @@ def specialised(
             graph = load_onnx(data, shapes=shapes, values=fixed)
             return graph, finish(graph)
         except UnsupportedError as error:
-            wanted = error.inputs if isinstance(error, NeedsValueError) else deciding_inputs(graph) if graph else ()
+            if isinstance(error, NeedsValueError):
+                wanted = list(error.inputs)
+            else:
+                wanted = [] if graph is None else deciding_inputs(graph)
             missing = [n for n in wanted if n not in fixed and n in given]
             if not missing:
                 raise

@@ -139,6 +139,31 @@ def test_branches_that_give_sequences(device, other):
         assert prepared.fixed == (() if other == "w, z" else ("c",))
 
 
+@pytest.mark.parametrize("device", ["REFERENCE", "CPU"])
+@pytest.mark.parametrize(
+    ("kind", "made", "wanted"),
+    [
+        ("optional(float[2])", "Optional <type: type_proto = float[2]> ()", None),
+        ("seq(float[2])", "SequenceEmpty ()", []),
+    ],
+)
+def test_branches_that_give_nothing(device, kind, made, wanted):
+    proto = model(f"""g (bool c) => ({kind} o) {{
+        o = If (c) <then_branch = a () => ({kind} p) {{ p = {made} }}, else_branch = b () => ({kind} q) {{ q = {made} }}>
+    }}""")
+    assert DhcBackend.run_model(proto, [np.array(True)], device) == (wanted,)
+
+
+def test_branches_with_different_numbers_of_outputs():
+    proto = model("""g (bool c, float[2] x) => (float[2] y) {
+        y = If (c) <
+            then_branch = a () => (float[2] p) { p = Neg (x) },
+            else_branch = b () => (float[2] q, float[2] r) { q = Abs (x)  r = Neg (x) }>
+    }""")
+    with pytest.raises(ModelError, match="number of their outputs"):
+        load_onnx(proto.SerializeToString())
+
+
 OPTIONALS = """g (optional(seq(float[2])) o, optional(float[2]) p) =>
         (optional(seq(float[2])) o2, optional(float[2]) p2, bool has, optional(seq(float[2])) none) {
     o2 = Identity (o)

@@ -79,6 +79,8 @@ def conditional(n: NodeContext) -> Any:
     if condition.type.rank:
         condition = n.b.reshape(condition, shape=())
     bodies = [import_body(n, n.require_attr(f"{name}_branch"), name, []) for name in ("then", "else")]
+    if len({len(graph.outputs) for graph, _ in bodies}) > 1:
+        n.invalid("the branches differ in the number of their outputs")
     layouts = _return_tensors([graph for graph, _ in bodies])
     captures = align_captures(bodies)
     regions = [graph for graph, _ in bodies]
