@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dhc.ir import registry
+from dhc.ir.dtypes import f32, f64
 from dhc.ir.graph import Graph, Node, Value, copy_node
 from dhc.ir.kinds import Contract, Elementwise, Map, Reduce
 from dhc.ir.location import Location
@@ -106,7 +107,7 @@ class Fuse(Pass):
             if joining is None:
                 break
             chosen[joining] = None
-        return list(chosen)[:closed]
+        return [*_turned(contraction), *list(chosen)[:closed]]
 
     def _group(self, root: Node) -> list[Node]:
         """Nodes that join `root`."""
@@ -161,6 +162,22 @@ class Fuse(Pass):
 
 def _is_pointwise(node: Node, shape: Shape) -> bool:
     return isinstance(node.op.kind, Elementwise) and len(node.results) == 1 and node.result.shape == shape
+
+
+def _turned(contraction: Node) -> list[Node]:
+    """Transposes before a matrix product alone: its kernel reads rows or columns."""
+    if contraction.op.name != "matmul" or contraction.result.dtype not in (f32, f64):
+        return []
+    return list(dict.fromkeys(v.producer for v in contraction.operands if v.producer is not None and is_turned(v)))
+
+
+def is_turned(value: Value) -> bool:
+    """Whether a value is a transpose of matrices that one node uses, once."""
+    node = value.producer
+    if node is None or node.op.name != "transpose" or len(value.uses) != 1 or value.is_output:
+        return False
+    rank = value.type.rank
+    return tuple(node.attrs["perm"]) == (*range(rank - 2), rank - 1, rank - 2)
 
 
 def _typical(dim: Dim) -> int:

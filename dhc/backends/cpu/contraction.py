@@ -21,6 +21,7 @@ from dhc.ir.dtypes import dtype as as_dtype
 from dhc.ir.dtypes import f32, f64
 from dhc.ir.graph import Node, Value
 from dhc.ir.symbols import Dim
+from dhc.passes.fuse import is_turned
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,11 @@ def _plan_matmul(
     node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], storage: str
 ) -> PlannedContraction | None:
     a, b = node.operands
+    (a_read, transpose_a), (b_read, transpose_b) = (_read_as(v, node, outer) for v in (a, b))
     constant = _constant(b, outer)
     flat = b.type.rank == 2 or all(d == 1 for d in b.shape[:-2])
     m, n, k = a.shape[-2], b.shape[-1], a.shape[-1]
-    if flat:
+    if flat and not (transpose_a and symbols.product(a.shape[:-2]) != 1):
         # One matrix for the whole batch: the batch becomes rows, the kernel sees one large product.
         batch: tuple[Dim, ...] = (1, 1, 1)
         m = symbols.product(node.result.shape[:-1])
@@ -194,15 +196,17 @@ def _plan_matmul(
         planned = plan_epilogue(following, [n for n in tail if n is not following], row_axis=None)
     spec = MatmulSpec(
         dtype=node.result.dtype.name,
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
         packed_b=packed,
         bias="none" if bias is None else "n",
         epilogue=planned.epilogue or Epilogue(),
         storage="" if rounding is None else storage,
     )
-    first: list[Value | np.ndarray] = [a, b]
+    first: list[Value | np.ndarray] = [a_read, b_read]
     if packed:
         assert constant is not None
-        first = [a, generators.pack_weights(spec, target, constant.reshape(constant.shape[-2:]))]
+        first = [a_read, generators.pack_weights(spec, target, constant.reshape(constant.shape[-2:]))]
     if bias is not None:
         first.append(bias)
     found = _finish(spec, node, target, planned, first, (*batch, m, n, k, *a_strides, *b_strides))
@@ -218,6 +222,14 @@ def _rounding(weights: np.ndarray, storage: str) -> float | None:
     if not np.isfinite(stored).all():
         return None  # beyond the range of the type
     return float(np.abs(stored - weights).max() / max(float(np.abs(weights).max()), np.finfo(np.float32).tiny))
+
+
+def _read_as(value: Value, node: Node, outer: dict[Value, Value]) -> tuple[Value, bool]:
+    """What the kernel reads for an operand: the matrix before a transpose that stands in the same group."""
+    producer = value.producer
+    if outer and producer is not None and producer.graph is node.graph and is_turned(value):
+        return producer.operands[0], True
+    return value, False
 
 
 def _column_bias(node: Node, add: Node) -> Value | None:

@@ -27,6 +27,7 @@ from dhc.ir.graph import Node, Value
 from dhc.ir.kinds import Contract, Elementwise, Opaque
 from dhc.ir.op import Call
 from dhc.ir.symbols import sym
+from dhc.passes.fuse import is_turned
 
 THREADS = sym("threads__")
 """Symbol that the runtime binds to the number of threads of the session: sizes of scratch memory per thread."""
@@ -114,11 +115,12 @@ class CpuLowering:
         contractions = [n for n in nodes if _has_epilogue(n)]
         if len(contractions) == 2 and self._attention(node, outside, plan):
             return
-        if len(contractions) != 1 or len(results) != 1 or not _is_epilogue(contractions[0], nodes, results[0][0]):
+        behind = [n for n in nodes if len(contractions) != 1 or not _feeds(n, contractions[0])]
+        if len(contractions) != 1 or len(results) != 1 or not _is_epilogue(contractions[0], behind, results[0][0]):
             self._group(nodes, list(body.inputs), results, outside, plan, node)
             return
         contraction = contractions[0]
-        tail = [n for n in nodes if n is not contraction]
+        tail = [n for n in behind if n is not contraction]
         self._contraction(contraction, tail, outside, results, plan, node)
 
     def _attention(self, node: Node, outside: dict[Value, Value], plan: PlanBuilder) -> bool:
@@ -286,6 +288,12 @@ class CpuLowering:
 def _has_epilogue(node: Node) -> bool:
     """Whether the node may have a kernel that also computes element-wise nodes behind it."""
     return isinstance(node.op.kind, Contract) or node.op.name in ("resize", *NORMS)
+
+
+def _feeds(node: Node, contraction: Node) -> bool:
+    """Whether a node is a transpose that the kernel of a matrix product takes in."""
+    joined = contraction.op.name == "matmul" and node.op.name == "transpose" and node.result in contraction.operands
+    return joined and is_turned(node.result)
 
 
 def _is_epilogue(contraction: Node, nodes: Sequence[Node], result: Value) -> bool:
