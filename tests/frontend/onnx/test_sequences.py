@@ -149,7 +149,9 @@ def test_branches_that_give_sequences(device, other):
 )
 def test_branches_that_give_nothing(device, kind, made, wanted):
     proto = model(f"""g (bool c) => ({kind} o) {{
-        o = If (c) <then_branch = a () => ({kind} p) {{ p = {made} }}, else_branch = b () => ({kind} q) {{ q = {made} }}>
+        o = If (c) <
+            then_branch = a () => ({kind} p) {{ p = {made} }},
+            else_branch = b () => ({kind} q) {{ q = {made} }}>
     }}""")
     assert DhcBackend.run_model(proto, [np.array(True)], device) == (wanted,)
 
