@@ -11,10 +11,11 @@ from typing import ClassVar
 
 from dhc.ir.dtypes import boolean, f32
 from dhc.ir.graph import Graph, Node, Value
+from dhc.ir.symbols import Dim, contiguous_strides
 from dhc.passes.base import Pass, PassResult, register_pass
 from dhc.passes.fuse import outline
 from dhc.passes.rewrite import merge_results
-from dhc.passes.strided import VIEWS, StridedView, viewed
+from dhc.passes.strided import VIEWS, StridedView, refined_strides, viewed
 
 MAX_BATCH_AXES = 4
 _BETWEEN = ("add", "sub", "mul", "div", "where")
@@ -26,7 +27,9 @@ class Attention:
 
     Attributes:
         scores: the first matrix product.
-        between: element-wise nodes from the scores to what the softmax takes, in order.
+        between: element-wise nodes from the scores to what the softmax takes, in order; reshapes that split and join
+            batch axes among them.
+        frame: the batch axes in their finest split; the views below have them.
         mixed: the second matrix product.
         q: the queries ``[batch..., m, d]``, before their scaling.
         k: the keys transposed, ``[batch..., d, n]``.
@@ -39,6 +42,7 @@ class Attention:
 
     scores: Node
     between: tuple[Node, ...]
+    frame: tuple[Dim, ...]
     mixed: Node
     q: StridedView
     k: StridedView
@@ -90,9 +94,13 @@ def find_attention(mixed: Node) -> Attention | None:
     scores, between = chain
     core = {mixed, scores, *between, *softmax_nodes}
     core |= {v.producer for n in between for v in n.operands if _is_literal(v) and v.producer is not None}
-    batch = tuple(scores.result.shape[:-2])
-    fits = tuple(mixed.result.shape[:-2]) == batch and len(batch) <= MAX_BATCH_AXES
-    if not fits or any(n.result.shape != scores.result.shape for n in between):
+    batches = [tuple(n.result.shape[:-2]) for n in (scores, *between, mixed)]
+    frame = max(batches, key=len)
+    if len(frame) > MAX_BATCH_AXES or any(refined_strides(b, contiguous_strides(b), frame) is None for b in batches):
+        return None
+    if tuple(entering.shape[:-2]) != batches[-1] or any(
+        n.result.shape[-2:] != scores.result.shape[-2:] for n in between
+    ):
         return None
     if any(
         u not in core for n in core if n is not mixed and n.op.name != "constant" for v in n.results for u in v.users
@@ -100,11 +108,11 @@ def find_attention(mixed: Node) -> Attention | None:
         return None
     if any(v.is_output for n in core if n is not mixed for v in n.results):
         return None
-    return _with_views(scores, between, mixed, core, values)
+    return _with_views(scores, between, frame, mixed, core, values)
 
 
 def _with_views(
-    scores: Node, between: tuple[Node, ...], mixed: Node, core: set[Node], values: Value
+    scores: Node, between: tuple[Node, ...], frame: tuple[Dim, ...], mixed: Node, core: set[Node], values: Value
 ) -> Attention | None:
     """Adds the views and scalings before the products, and the transpose after them."""
     allowed: set[Node] = set()
@@ -119,8 +127,9 @@ def _with_views(
         allowed -= outside
     seen = [_look_through(scores.operands[0], allowed), _look_through(scores.operands[1], allowed)]
     seen.append(_look_through(values, {n for n in allowed if n.op.name in VIEWS}))
-    batch = tuple(scores.result.shape[:-2])
-    views = [view.broadcast((*batch, *view.shape[-2:])) for view, _, _ in seen]
+    batches = [tuple(n.result.shape[:-2]) for n in (scores, scores, mixed)]
+    whole = [view.broadcast((*batch, *view.shape[-2:])) for (view, _, _), batch in zip(seen, batches)]
+    views = [None if view is None else view.refined(frame) for view in whole]
     if any(view is None for view in views):
         return None
     q, k, v = (view for view in views if view is not None)
@@ -136,7 +145,7 @@ def _with_views(
         if order[-1] == out.type.rank - 1:
             out, perm = users[0].result, order
             used.add(users[0])
-    return Attention(scores, between, mixed, q, k, v, seen[0][1] * seen[1][1], out, perm, frozenset(used))
+    return Attention(scores, between, frame, mixed, q, k, v, seen[0][1] * seen[1][1], out, perm, frozenset(used))
 
 
 def _softmax(weights: Value) -> tuple[Value, set[Node]] | None:
@@ -171,6 +180,10 @@ def _between(entering: Value) -> tuple[Node, tuple[Node, ...]] | None:
             return None
         if node.op.name == "matmul":
             return (node, tuple(chain[::-1])) if all(v.dtype == f32 for v in node.operands) else None
+        if node.op.name == "reshape" and node.result.shape[-2:] == node.operands[0].shape[-2:]:
+            chain.append(node)
+            value = node.operands[0]
+            continue
         if node.op.name not in _BETWEEN:
             return None
         from_scores = [v for v in node.operands if v.producer is not None and _leads(v, 8 - len(chain))]
@@ -188,6 +201,8 @@ def _leads(value: Value, limit: int) -> bool:
         return False
     if node.op.name == "matmul":
         return True
+    if node.op.name == "reshape":
+        return node.result.shape[-2:] == node.operands[0].shape[-2:] and _leads(node.operands[0], limit - 1)
     return node.op.name in _BETWEEN and any(_leads(v, limit - 1) for v in node.operands)
 
 

@@ -46,6 +46,38 @@ class StridedView:
             return None
         return StridedView(self.base, self.offset, tuple(shape), (0,) * missing + self.steps)
 
+    def refined(self, frame: Sequence[Dim]) -> StridedView | None:
+        """The view of matrices with its batch axes split into those of a frame; None where they do not split so."""
+        strides = refined_strides(self.shape[:-2], self.steps[:-2], frame)
+        if strides is None:
+            return None
+        return StridedView(self.base, self.offset, (*frame, *self.shape[-2:]), (*strides, *self.strides[-2:]))
+
+
+def refined_strides(shape: Sequence[Dim], strides: Sequence[Dim], frame: Sequence[Dim]) -> tuple[Dim, ...] | None:
+    """Strides after each axis is split into several: ``[6, 5]`` seen as ``[2, 3, 5]``."""
+    result: list[Dim] = []
+    axes = [(d, s) for d, s in zip(shape, strides) if d != 1]
+    size: Dim = 1
+    stride: Dim = 0
+    for part in reversed(frame):  # innermost first
+        if part == 1:
+            result.append(0)
+            continue
+        if size == 1:
+            if not axes:
+                return None
+            size, stride = axes.pop()
+        result.append(stride)
+        if part == size:
+            size = 1
+            continue
+        rest = symbols.floordiv(size, part)
+        if rest * part != size:
+            return None
+        size, stride = rest, stride * part
+    return tuple(result[::-1]) if not axes and size == 1 else None
+
 
 def viewed(source: StridedView, node: Node) -> StridedView | None:
     """What a node makes of a view of its operand; None when it would have to copy.

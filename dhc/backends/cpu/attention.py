@@ -20,9 +20,9 @@ from dhc.ir import symbols
 from dhc.ir.dtypes import boolean, f32
 from dhc.ir.graph import Graph, Value
 from dhc.ir.op import Call
-from dhc.ir.symbols import Dim
+from dhc.ir.symbols import Dim, Shape
 from dhc.passes.fuse_attention import Attention, find_attention, literal
-from dhc.passes.strided import StridedView
+from dhc.passes.strided import StridedView, refined_strides
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ def plan_attention(body: Graph, target: CpuTarget) -> PlannedAttention | None:
 
 
 def _plan(
-    found: Attention, target: CpuTarget, expression: s.ScalarExpr, values: Sequence[Value]
+    found: Attention, target: CpuTarget, expression: s.ScalarExpr, values: Sequence[tuple[Value, Shape]]
 ) -> PlannedAttention | None:
-    scores = tuple(found.scores.result.shape)
-    *batch, m, n = scores
+    m, n = found.scores.result.shape[-2:]
     d, e = found.q.shape[-1], found.v.shape[-1]
     more: list[StridedView] = []
     kinds: list[tuple[str, str]] = []
-    for value in values:
-        view = StridedView.whole(value).broadcast(scores)
+    for value, shape in values:
+        whole = StridedView.whole(value).broadcast(shape)
+        view = None if whole is None else whole.refined(found.frame)
         if view is None:
             return None
         more.append(view)
@@ -82,16 +82,19 @@ def _plan(
         expression=expression,
         operands=tuple(kinds),
     )
-    params: list[Dim] = [*_padded(batch, 1), m, n, d, e]
+    params: list[Dim] = [*_padded(found.frame, 1), m, n, d, e]
     rows = [found.q.steps[-2], found.k.steps[-1 if row_major else -2], found.v.steps[-2], *(v.steps[-2] for v in more)]
     for view, row in zip((found.q, found.k, found.v, *more), rows, strict=True):
         params += [view.offset, *_padded(view.steps[:-2], 0), row]
-    params += [0, *_out_strides(found)]
+    strides = _out_strides(found)
+    if strides is None:
+        return None
+    params += [0, *strides]
     code = emit_attention(spec, target)
     total: Dim = 0
     for part in scratch_elements(target, spec, n, d, e):  # type: ignore[arg-type]
         total = total + part  # type: ignore[operator]
-    operands = (found.q.base, found.k.base, found.v.base, *values)
+    operands = (found.q.base, found.k.base, found.v.base, *(value for value, _ in values))
     return PlannedAttention(code, operands, tuple(params), total * 4)
 
 
@@ -99,25 +102,30 @@ def _padded(sizes: Sequence[Dim], fill: int) -> tuple[Dim, ...]:
     return (fill,) * (BATCH_AXES - len(sizes)) + tuple(sizes)
 
 
-def _out_strides(found: Attention) -> tuple[Dim, ...]:
-    """Batch strides and row stride of the result in the order of the scores' axes."""
-    rank = found.scores.result.type.rank
+def _out_strides(found: Attention) -> tuple[Dim, ...] | None:
+    """Batch strides and row stride of the result in the order of the frame's axes."""
+    shape = tuple(found.mixed.result.shape)
+    rank = len(shape)
     strides = symbols.contiguous_strides(tuple(found.out.shape))
     perm = found.perm or tuple(range(rank))
     by_axis: list[Dim] = [0] * rank
     for place, axis in enumerate(perm):
         by_axis[axis] = strides[place]
-    return (*_padded(by_axis[:-2], 0), by_axis[-2])
+    batch = refined_strides(shape[:-2], by_axis[:-2], found.frame)
+    return None if batch is None else (*_padded(batch, 0), by_axis[-2])
 
 
-def _expression(found: Attention) -> tuple[s.ScalarExpr, list[Value]] | None:
+def _expression(found: Attention) -> tuple[s.ScalarExpr, list[tuple[Value, Shape]]] | None:
     """What happens to a score before the softmax, and the operands of that."""
     current: s.ScalarExpr = s.Var("sum", f32)
     if found.factor != 1.0:
         current = current * s.const(found.factor, f32)
     known: dict[Value, s.ScalarExpr] = {found.scores.result: current}
-    operands: list[Value] = []
+    operands: list[tuple[Value, Shape]] = []
     for node in found.between:
+        if node.op.name == "reshape":
+            known[node.result] = known[node.operands[0]]
+            continue
         scalars: list[s.ScalarExpr] = []
         for value in node.operands:
             number = literal(value)
@@ -125,11 +133,11 @@ def _expression(found: Attention) -> tuple[s.ScalarExpr, list[Value]] | None:
                 known[value] = s.const(number, f32)
             if value not in known:
                 known[value] = s.Load(value.dtype, len(operands), ())
-                operands.append(value)
+                operands.append((value, tuple(node.result.shape)))
             scalars.append(known[value])
         known[node.result] = node.op.kind.expr(Call.of(node), *scalars)  # type: ignore[union-attr]
     expression = known[found.between[-1].result] if found.between else current
-    booleans = {i: s.Var(f"mask{i}", f32) > 0.0 for i, v in enumerate(operands) if v.dtype == boolean}
+    booleans = {i: s.Var(f"mask{i}", f32) > 0.0 for i, (v, _) in enumerate(operands) if v.dtype == boolean}
     # Masks are loaded as lanes of one bit; for the check they stand for any comparison.
     checked = s.transform(expression, lambda e: booleans.get(e.operand) if isinstance(e, s.Load) else None)
     return (expression, operands) if is_writable(checked, f32) else None

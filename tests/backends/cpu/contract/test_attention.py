@@ -178,6 +178,26 @@ def test_one_set_of_keys_for_all_heads() -> None:
     check(graph, arguments(graph))
 
 
+@pytest.mark.parametrize("batch", [2, "B"])
+def test_masks_of_windows(batch: Any) -> None:
+    """As exporters write shifted windows: batch axes split for a mask of each window, and joined again."""
+    graph = Graph()
+    b = Builder(graph)
+    windows, heads, n = 3, 2, 19
+    q, k, v = (graph.input(x, "f32", (f"{batch}*{windows}" if batch == "B" else 6, heads, n, 8)) for x in "qkv")
+    bias, mask = graph.input("bias", "f32", (heads, n, n)), graph.input("mask", "f32", (windows, n, n))
+    scores = b.add(b.matmul(q, b.transpose(k, perm=[0, 1, 3, 2])), bias)
+    count = q.shape[0]
+    first = 2 if batch == 2 else dhc.ir.symbols.sym("B")
+    split = b.reshape(scores, shape=(first, windows, heads, n, n))
+    masked = b.add(split, b.reshape(mask, shape=(1, windows, 1, n, n)))
+    weights = b.softmax(b.reshape(masked, shape=(count, heads, n, n)), axis=-1)
+    graph.output(b.transpose(b.matmul(weights, v), perm=[0, 2, 1, 3]))
+    inputs = {x.name: np.random.default_rng(4).standard_normal([6 if not isinstance(d, int) else d for d in x.shape])
+              .astype(np.float32) for x in graph.inputs}  # fmt: skip
+    check(graph, inputs)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_op_attention(causal: bool) -> None:
     graph = Graph()
