@@ -97,6 +97,7 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     z_size = f.value(f.maximum(f.ceildiv(planes, f.maximum(z_even, 1)), 1))
     z_held = z_size + taps - 1
     t_most = (names["room"] // z_held) // lanes * lanes - spill
+    t_most = f.select(aligned, f.minimum(t_most, names["wide_tiles"]), t_most)
     t_blocks = f.value(f.ceildiv(tiles, t_most))
     z_blocks = f.value(f.ceildiv(planes, z_size))
     others = images * groups * z_blocks
