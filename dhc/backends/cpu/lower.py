@@ -191,7 +191,7 @@ class CpuLowering:
         else:
             planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact, storage=self.storage)
             if planned is not None and planned.rounding is not None:
-                saved = sum(v.nbytes for v in planned.operands if isinstance(v, np.ndarray) and v.dtype.itemsize == 2)
+                saved = int(contraction.operands[1].type.nbytes) // 2
                 self.stored.append(StoredWeights(str(node.location), saved, planned.rounding))
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))

@@ -20,6 +20,7 @@ from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.depthwise_channels import emit_depthwise_channels, pack_depthwise_channels
 from dhc.backends.cpu.contract.depthwise_direct import emit_depthwise_direct, is_direct
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
+from dhc.backends.cpu.contract.matmul_pairs import emit_matmul_pairs, pack_pairs, takes_pairs
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
 from dhc.backends.cpu.contract.transposed import emit_transposed
@@ -57,6 +58,7 @@ class Generator:
 
 
 GENERATORS: tuple[Generator, ...] = (
+    Generator("matmul-pairs", takes_pairs, emit_matmul_pairs, pack_pairs),
     Generator(
         "matmul",
         lambda spec, target: isinstance(spec, MatmulSpec),
