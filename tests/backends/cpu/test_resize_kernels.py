@@ -65,10 +65,9 @@ def test_resize(data: st.DataObject) -> None:
 
 def test_doubling_repeats_one_pattern() -> None:
     """Whole factors take the path without tables in x; aligned corners and other factors do not."""
-    from dhc.backends.cpu.sampling.planned import _pattern
+    from dhc.backends.cpu.sampling.planned import _tables
     from dhc.ir.op import Call
     from dhc.ir.ops.resize_axis import resized_axes
-    from dhc.ir.ops.resize_reference import axis_taps
 
     for coordinate, after, repeats in (
         ("half_pixel", 40, True),
@@ -78,7 +77,8 @@ def test_doubling_repeats_one_pattern() -> None:
         graph = _graph((1, 1, 20), (1, 1, after), mode="linear", coordinate=coordinate)
         call = Call.of(graph.nodes[-1])
         (axis,) = resized_axes(call)
-        assert (_pattern(axis, *axis_taps(call, axis)) is not None) == repeats
+        tables = _tables(call, axis)
+        assert tables is not None and (tables.factor == 2) == repeats
 
 
 TAILS: dict[str, Any] = {
@@ -100,6 +100,26 @@ def test_what_follows_is_part_of_the_kernel(name: str, mode: str) -> None:
 
 def test_batch_may_be_symbolic() -> None:
     _check(_graph(("N", 3, 8, 8), (sym("N"), 3, 16, 16), mode="linear"), (2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinate", ["half_pixel", "pytorch_half_pixel", "asymmetric"])
+def test_space_may_be_symbolic(mode: str, coordinate: str) -> None:
+    """Whole factors of two, with sizes that only the run knows; one element and several blocks of columns too."""
+    n, d, h, w = (sym(name) for name in "NDHW")
+    for factors in ((1, 2), (2, 4)):
+        shape = (n, 2, factors[0] * h, factors[1] * w)
+        graph = _graph(("N", 2, "H", "W"), shape, mode=mode, coordinate=coordinate)
+        for size in ((2, 2, 3, 19), (1, 2, 1, 1), (1, 2, 35, 1100)):
+            _check(graph, size, threads=(1, 3))
+    graph = _graph(("N", 2, "D", "H", "W"), (n, 2, 2 * d, 2 * h, 2 * w), mode=mode, coordinate=coordinate)
+    _check(graph, (1, 2, 3, 5, 9), threads=(1, 3))
+
+
+def test_rows_of_several_blocks() -> None:
+    """A block of columns ends in the middle of rows, with neighbours of the pattern on both sides."""
+    _check(_graph((1, 1, 3, 1300), (1, 1, 6, 2600), mode="linear"), (1, 1, 3, 1300))
+    _check(_graph((1, 1, 3, 1300), (1, 1, 7, 1300), mode="cubic"), (1, 1, 3, 1300))
 
 
 @pytest.mark.parametrize(
@@ -125,5 +145,5 @@ def test_infinities_and_nan_stay_where_they_are() -> None:
 @pytest.mark.parametrize("pattern", [None, Pattern(2, ((-1, 0), (0, 1)))])
 def test_every_target_compiles(name: str, pattern: Pattern | None) -> None:
     target = targets.target(name)
-    code = emit_resize(ResizeSpec((2, 2, 2), pattern), target, 20, 40)
+    code = emit_resize(ResizeSpec((2, 2, 2), (2, 0), pattern), target, 40)
     assert len(targets.compile_ir(code.ir, target)) > 0

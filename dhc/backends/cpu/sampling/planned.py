@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,10 @@ from dhc.ir.symbols import Dim
 _MOST_TAPS = 4
 _LARGEST_FACTOR = 4
 _LARGEST_PROOF = 1 << 24  # elements of the matrices that are compared to find a pattern
-
-Tables = tuple[np.ndarray, np.ndarray]
+_SAME = 5e-7  # difference of weights that rounding of coordinates in f32 explains
+_EXACT_FACTORS = (2, 4)
+_UNIFORM = ("half_pixel", "pytorch_half_pixel", "asymmetric")
+_SAMPLE = 16
 
 
 def plan_resize(node: Node, tail: Sequence[Node], target: CpuTarget) -> PlannedContraction | None:
@@ -41,26 +45,27 @@ def plan_resize(node: Node, tail: Sequence[Node], target: CpuTarget) -> PlannedC
     rank = x.type.rank - 2
     if x.dtype != f32 or not 1 <= rank <= 3 or a["antialias"] or a["coordinate"] == "tf_crop_and_resize":
         return None
-    before, after = x.shape[2:], node.result.shape[2:]
-    sizes = [d for d in (*before, *after) if isinstance(d, int) and d > 0]
-    axes = {axis.axis - x.type.rank + 3: axis for axis in resized_axes(Call.of(node))}
-    if len(sizes) != 2 * rank or not axes or min(axes) < 3 - rank:
+    call = Call.of(node)
+    axes = {axis.axis - x.type.rank + 3: axis for axis in resized_axes(call)}
+    before, after = ((1,) * (3 - rank) + tuple(v.shape[2:]) for v in (x, node.result))
+    if not axes or min(axes) < 3 - rank:
         return None
-    tables = {i: axis_taps(Call.of(node), axis) for i, axis in axes.items()}
-    taps = [tables[i][0].shape[1] if i in tables else 0 for i in range(3)]
-    if max(taps) > _MOST_TAPS:
-        return None
-    pattern = _pattern(axes[2], *tables[2]) if 2 in axes else None
+    tables: dict[int, _AxisTables] = {}
+    for i, axis in axes.items():
+        found = _tables(call, axis)
+        if found is None or found.places.shape[1] > _MOST_TAPS:
+            return None
+        tables[i] = found
+    taps = [tables[i].places.shape[1] if i in tables else 0 for i in range(3)]
+    factors = [tables[i].factor if i in tables else 0 for i in range(2)]
+    pattern = _as_pattern(tables[2]) if 2 in tables else None
     planned = plan_epilogue(node, tail, row_axis=1)
-    spec = ResizeSpec((taps[0], taps[1], taps[2]), pattern, planned.epilogue or Epilogue())
-    (in_w, *_), (out_w, *_) = before[::-1], after[::-1]
-    assert isinstance(in_w, int) and isinstance(out_w, int), "sizes are known"
-    code = emit_resize(spec, target, in_w, out_w)
-    weights, places, columns = _laid_out(tables, pattern, out_w)
-    ones = (1,) * (3 - rank)
-    planes = symbols.product(x.shape[:2])
+    spec = ResizeSpec((taps[0], taps[1], taps[2]), (factors[0], factors[1]), pattern, planned.epilogue or Epilogue())
+    row = max(d for d in (before[2], after[2]) if isinstance(d, int)) if spec.gathers else 0
+    weights, places, columns = _laid_out(tables)
     operands: tuple[Value | np.ndarray, ...] = (x, weights, places, columns, *planned.operands)
-    return PlannedContraction(code, operands, (planes, x.shape[1], *ones, *before, *ones, *after), planned)
+    params = (symbols.product(x.shape[:2]), x.shape[1], *before, *after)
+    return PlannedContraction(emit_resize(spec, target, row), operands, params, planned)
 
 
 def plan_pad(node: Node, target: CpuTarget) -> tuple[KernelCode, tuple[Dim, ...]] | None:
@@ -76,19 +81,52 @@ def plan_pad(node: Node, target: CpuTarget) -> tuple[KernelCode, tuple[Dim, ...]
     return emit_pad(node.attrs["mode"], target), (symbols.product(x.shape[:2]), *before, *after, *widths)
 
 
-def _pattern(axis: ResizedAxis, places: np.ndarray, weights: np.ndarray) -> Pattern | None:
-    """The pattern of an axis that grows by a whole factor, when every row of its matrix follows it."""
+@dataclass(frozen=True)
+class _AxisTables:
+    """Positions and weights of an axis.
+
+    Attributes:
+        places: ``[out][tap]``; with a factor ``[residue][tap]``, relative to the output's own position.
+        weights: for each of them.
+        factor: by which the axis grows, repeating one pattern; 0: it does not.
+    """
+
+    places: np.ndarray
+    weights: np.ndarray
+    factor: int = 0
+
+
+def _tables(call: Call, axis: ResizedAxis) -> _AxisTables | None:
+    """The tables of an axis; None where they would depend on sizes that are not known."""
     before, after = axis.before, axis.after
-    assert isinstance(before, int) and isinstance(after, int), "sizes are known"
+    if isinstance(before, int) and isinstance(after, int):
+        if before < 1 or after < 1:
+            return None
+        places, weights = axis_taps(call, axis)
+        return _repeated(before, after, places, weights) or _AxisTables(places, weights)
+    for factor in _EXACT_FACTORS:
+        if after != before * factor or axis.scale not in (None, factor):
+            continue
+        if call.attrs.coordinate not in _UNIFORM or call.attrs.exclude_outside:
+            return None
+        # What holds for one size holds for all: positions of whole factors of two are exact.
+        sample = dataclasses.replace(axis, before=_SAMPLE, after=_SAMPLE * factor)
+        return _repeated(_SAMPLE, _SAMPLE * factor, *axis_taps(call, sample))
+    return None
+
+
+def _repeated(before: int, after: int, places: np.ndarray, weights: np.ndarray) -> _AxisTables | None:
+    """The pattern of an axis that grows by a whole factor, when every row of its matrix follows it."""
     factor = after // before
     if factor * before != after or not 2 <= factor <= _LARGEST_FACTOR or after * before > _LARGEST_PROOF:
         return None
     middle = before // 2
-    offsets = places[factor * middle : factor * (middle + 1)] - middle
+    rows = slice(factor * middle, factor * (middle + 1))
+    offsets = places[rows] - middle
     if np.abs(offsets).max() > PADDING:
         return None
     repeated = np.tile(offsets, (before, 1)) + np.repeat(np.arange(before), factor)[:, None]
-    own = np.tile(weights[factor * middle : factor * (middle + 1)], (before, 1))
+    own = np.tile(weights[rows], (before, 1))
     wanted, found = np.zeros((2, after, before), np.float32)
     for matrix, columns, values in (
         (wanted, places, weights),
@@ -96,31 +134,34 @@ def _pattern(axis: ResizedAxis, places: np.ndarray, weights: np.ndarray) -> Patt
     ):
         for tap in range(columns.shape[1]):
             np.add.at(matrix, (np.arange(after), columns[:, tap]), values[:, tap])
-    if np.abs(wanted - found).max() > 5e-7:
+    if np.abs(wanted - found).max() > _SAME:
         return None
-    return Pattern(factor, tuple(tuple(int(o) for o in row) for row in offsets))
+    return _AxisTables(offsets, weights[rows], factor)
 
 
-def _laid_out(
-    tables: dict[int, Tables], pattern: Pattern | None, out_w: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _as_pattern(tables: _AxisTables) -> Pattern | None:
+    if not tables.factor:
+        return None
+    return Pattern(tables.factor, tuple(tuple(int(o) for o in row) for row in tables.places))
+
+
+def _laid_out(tables: dict[int, _AxisTables]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights, positions in z and y, positions in x, as `emit_resize` says."""
     weights: list[np.ndarray] = []
     places: list[np.ndarray] = []
     columns: np.ndarray[Any, Any] = np.zeros((1, TABLE_ALIGN), np.int32)
-    for axis, (where, shares) in sorted(tables.items()):
-        if axis < 2:
+    for axis, table in sorted(tables.items()):
+        if axis == 2 and not table.factor:
+            count, taps = table.places.shape
+            padded = -(-count // TABLE_ALIGN) * TABLE_ALIGN
+            columns = np.zeros((taps, padded), np.int32)
+            columns[:, :count] = table.places.T
+            shares = np.zeros(columns.shape, np.float32)
+            shares[:, :count] = table.weights.T
             weights.append(shares.reshape(-1))
-            places.append(where.reshape(-1))
-        elif pattern is not None:
-            middle = len(where) // pattern.factor // 2
-            weights.append(shares[pattern.factor * middle : pattern.factor * (middle + 1)].reshape(-1))
-        else:
-            padded = -(-out_w // TABLE_ALIGN) * TABLE_ALIGN
-            columns = np.zeros((where.shape[1], padded), np.int32)
-            columns[:, :out_w] = where.T
-            table = np.zeros(columns.shape, np.float32)
-            table[:, :out_w] = shares.T
-            weights.append(table.reshape(-1))
+            continue
+        weights.append(table.weights.reshape(-1))
+        if axis < 2:
+            places.append(table.places.reshape(-1))
     flat = np.concatenate(weights).astype(np.float32)
     return flat, np.concatenate([*places, np.zeros(1, np.int64)]).astype(np.int64), columns.reshape(-1)
