@@ -17,6 +17,8 @@ from dhc.backends.cpu.target import CpuTarget
 
 # Taps in y and x are unrolled; larger windows take the general path.
 MOST_TAPS = 81
+# More outputs of one input are a product worth a register tile of its own.
+MOST_OUTPUTS = 24
 _X_BLOCK = 512
 # Constant parameters after PARAMS: kept out of the code so that one kernel serves many layers.
 CONSTANTS = ("in_channels", "multiplier", "pad_z", "pad_y", "pad_x")
@@ -25,7 +27,8 @@ CONSTANTS = ("in_channels", "multiplier", "pad_z", "pad_y", "pad_x")
 def is_depthwise(spec: ConvSpec) -> bool:
     """Whether :func:`emit_depthwise` serves a convolution."""
     kernel = spec.padded(spec.kernel, 1)
-    return spec.in_channels == spec.groups and kernel[1] * kernel[2] <= MOST_TAPS
+    few = spec.out_channels // spec.groups <= MOST_OUTPUTS
+    return spec.in_channels == spec.groups and few and kernel[1] * kernel[2] <= MOST_TAPS
 
 
 def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from dhc.backends.cpu.contract.copying import inside_mask
+from dhc.backends.cpu.contract.depthwise import is_depthwise
 from dhc.backends.cpu.contract.fused_tile import is_short
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import ResultWriter, even_share
@@ -27,7 +28,7 @@ _BLOCK_ROWS = 32
 
 def is_direct(spec: ConvSpec, target: CpuTarget) -> bool:
     """Whether :func:`emit_depthwise_direct` serves a convolution."""
-    if not target.masks or spec.groups != spec.in_channels or len(spec.kernel) > 2:
+    if not target.masks or not is_depthwise(spec) or len(spec.kernel) > 2:
         return False
     x_fits = spec.stride[-1] == 1 or (spec.stride[-1] == 2 and spec.dilation[-1] == 1)
     near = (spec.padded(spec.kernel, 1)[1] - 1) * spec.padded(spec.dilation, 1)[1] <= 8

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dhc.backends.cpu.contract.epilogue import Epilogue, EpilogueContext
 from dhc.backends.cpu.contract.tile import ResultWriter, TileShape
-from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value, Variable
 
 # Epilogues of more instructions are written once, in the function that stores runs, not for each vector of a tile.
 _MOST_INSTRUCTIONS = 12
@@ -24,6 +24,83 @@ def is_short(module: Module, dtype: str, lanes: int, epilogue: Epilogue) -> bool
     return len(probe.text().splitlines()) - 3 <= _MOST_INSTRUCTIONS
 
 
+class FusedTile:
+    """What comes before and after the sums of a register tile whose rows are output channels.
+
+    The function has the arguments ``buffers``, ``sums`` (memory for a tile), ``place`` (element of the output of the
+    first result), ``row_stride`` (elements to the next row's), ``row`` (index of the first row) and ``count`` (columns
+    to store) besides its own.
+
+    Args:
+        f: the function.
+        shape: rows and vectors of the tile.
+        dtype: element type.
+        epilogue: applied to each vector.
+        store: as ``tile.emit_store`` writes it, for tiles that are not full and for long epilogues; its pitch is the
+            tile's number of columns.
+        bias: whether a vector over rows is added, buffer 2 of the kernel.
+        out_buffer: index of the output in the kernel's buffers; the epilogue's operands lie before it.
+    """
+
+    ARGUMENTS = (
+        ("ptr", "buffers"),
+        ("ptr", "sums"),
+        ("i64", "place"),
+        ("i64", "row_stride"),
+        ("i64", "row"),
+        ("i64", "count"),
+    )
+
+    def __init__(
+        self, f: Function, shape: TileShape, dtype: str, epilogue: Epilogue, store: Function, *, bias: bool,
+        out_buffer: int,
+    ) -> None:  # fmt: skip
+        self._f, self._shape, self._dtype, self._epilogue, self._store = f, shape, dtype, epilogue, store
+        self._bias, self._out_buffer, self._item = bias, out_buffer, ITEM_BYTES[dtype]
+
+    def prefetch(self) -> None:
+        """Asks for what the tile is going to write and read besides: the sums take long enough to hide the way."""
+        f, operands = self._f, self._epilogue.operands()
+        same = [self._out_buffer - len(operands) + i for i, operand in enumerate(operands) if operand == "same"]
+        for index in (self._out_buffer, *same):
+            base = f.at(f.pointer_argument(index), f.argument("place") * self._item)
+            for r in range(self._shape.rows):
+                line = f.at(base, f.argument("row_stride") * (r * self._item))
+                for offset in range(0, self._shape.columns * self._item, 64):
+                    f.prefetch(f.at(line, offset))
+
+    def finish(self, sums: Sequence[Sequence[Variable]]) -> None:
+        """Stores the sums and ends the function."""
+        f, shape, lanes = self._f, self._shape, self._shape.lanes
+        place, row_stride, count = f.argument("place"), f.argument("row_stride"), f.argument("count")
+
+        def direct() -> None:
+            writer = ResultWriter(
+                f, self._dtype, lanes, self._epilogue, bias="row" if self._bias else "none", bias_buffer=2,
+                first_operand=self._out_buffer - len(self._epilogue.operands()), out_buffer=self._out_buffer,
+            )  # fmt: skip
+            for r in range(shape.rows):
+                writer.begin_row(f.argument("row") + r)
+                for v in range(shape.vectors):
+                    writer.write(sums[r][v].get(), place + row_stride * r + v * lanes, f.const(0), None)
+
+        def by_runs() -> None:
+            held = f.argument("sums")
+            for r in range(shape.rows):
+                for v in range(shape.vectors):
+                    at = f.at(held, (r * shape.columns + v * lanes) * self._item)
+                    f.store(sums[r][v].get(), at, lanes * self._item)
+            width: Int = f.minimum(count, shape.columns)
+            arguments: list[Int] = [f.argument("buffers"), held, shape.rows, width, place, row_stride]
+            f.call(self._store, [*arguments, f.argument("row"), 0])
+
+        if is_short(f.module, self._dtype, lanes, self._epilogue):
+            f.if_else(count >= shape.columns, direct, by_runs)
+        else:
+            by_runs()
+        f.ret()
+
+
 def emit_fused_tile(
     module: Module,
     name: str,
@@ -35,37 +112,17 @@ def emit_fused_tile(
     bias: bool,
     out_buffer: int,
 ) -> Function:
-    """Writes ``void tile(buffers, a, b, b_stride, steps, sums, place, row_stride, row, count)``.
+    """Writes ``void tile(a, b, b_stride, steps, ...)`` with the arguments of :class:`FusedTile` behind.
 
-    Output elements ``place + r * row_stride + j`` for ``j < count`` become the epilogue of the sum over steps ``s`` of
-    ``a[s * rows + r] * b[s * b_stride + j]``. Whole vectors of ``b`` are read whatever ``count`` is.
-
-    Args:
-        module: receives the function.
-        name: its name.
-        shape: rows and vectors of the tile.
-        dtype: element type.
-        epilogue: applied to each vector.
-        store: as ``tile.emit_store`` writes it, for tiles that are not full and for long epilogues; its pitch is the
-            tile's number of columns.
-        bias: whether a vector over rows is added, buffer 2 of the kernel.
-        out_buffer: index of the output in the kernel's buffers; the epilogue's operands lie before it.
+    Row ``r``, column ``j``: the sum over steps ``s`` of ``a[s * rows + r] * b[s * b_stride + j]``. Whole vectors of
+    ``b`` are read whatever ``count`` is.
     """
     item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
     vector = f"<{lanes} x {element}>"
-    arguments = ("ptr buffers", "ptr a", "ptr b", "i64 b_stride", "i64 steps", "ptr sums", "i64 place")
-    arguments += ("i64 row_stride", "i64 row", "i64 count")
-    f = module.function(name, "void", tuple((a.split()[0], a.split()[1]) for a in arguments))
-    operands = epilogue.operands()
-    place, row_stride, count = f.argument("place"), f.argument("row_stride"), f.argument("count")
-    # What the tile is going to write and read besides: the sums take long enough to hide the way to memory.
-    same = [out_buffer - len(operands) + i for i, operand in enumerate(operands) if operand == "same"]
-    for index in (out_buffer, *same):
-        base = f.at(f.pointer_argument(index), place * item)
-        for r in range(shape.rows):
-            line = f.at(base, row_stride * (r * item))
-            for offset in range(0, shape.columns * item, 64):
-                f.prefetch(f.at(line, offset))
+    own = (("ptr", "a"), ("ptr", "b"), ("i64", "b_stride"), ("i64", "steps"))
+    f = module.function(name, "void", own + FusedTile.ARGUMENTS)
+    fused = FusedTile(f, shape, dtype, epilogue, store, bias=bias, out_buffer=out_buffer)
+    fused.prefetch()
     sums = [[f.variable(vector, "zeroinitializer") for _ in range(shape.vectors)] for _ in range(shape.rows)]
     a, b = f.variable("ptr", f.argument("a")), f.variable("ptr", f.argument("b"))
     with f.loop(0, f.argument("steps")):
@@ -77,30 +134,7 @@ def emit_fused_tile(
                 sums[r][v].set(f.fma(scalar, columns[v], sums[r][v].get()))
         a.set(f.at(a_now, shape.rows * item))
         b.set(f.at(b_now, f.argument("b_stride")))
-
-    def direct() -> None:
-        writer = ResultWriter(
-            f, dtype, lanes, epilogue, bias="row" if bias else "none", bias_buffer=2,
-            first_operand=out_buffer - len(operands), out_buffer=out_buffer,
-        )  # fmt: skip
-        for r in range(shape.rows):
-            writer.begin_row(f.argument("row") + r)
-            for v in range(shape.vectors):
-                writer.write(sums[r][v].get(), place + row_stride * r + v * lanes, f.const(0), None)
-
-    def by_runs() -> None:
-        held = f.argument("sums")
-        for r in range(shape.rows):
-            for v in range(shape.vectors):
-                f.store(sums[r][v].get(), f.at(held, (r * shape.columns + v * lanes) * item), lanes * item)
-        width: Int = f.minimum(count, shape.columns)
-        f.call(store, [f.argument("buffers"), held, shape.rows, width, place, row_stride, f.argument("row"), 0])
-
-    if is_short(module, dtype, lanes, epilogue):
-        f.if_else(count >= shape.columns, direct, by_runs)
-    else:
-        by_runs()
-    f.ret()
+    fused.finish(sums)
     return f
 
 

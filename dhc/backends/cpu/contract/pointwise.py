@@ -30,7 +30,7 @@ def is_pointwise(spec: ConvSpec) -> bool:
     return set(spec.kernel) == {1} and set(spec.stride) == {1} and not any(spec.pad_begin)
 
 
-def _tiles(spec: ConvSpec, target: CpuTarget) -> tuple[TileShape, tuple[tuple[int, int], ...], tuple[int, ...]]:
+def output_tiles(spec: ConvSpec, target: CpuTarget) -> tuple[TileShape, tuple[tuple[int, int], ...], tuple[int, ...]]:
     """The tile's shape, tiles of output channels as (rows, how many), and rows of the tile functions."""
     rows = spec.out_channels // spec.groups
     full = tile_shape(target, spec.dtype)
@@ -46,7 +46,7 @@ def pack_pointwise(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, A
     """Weights ``[OC, C / groups, 1...]`` as ``[group][tile of output channels][channel][channel in tile]``, flat."""
     import numpy as np
 
-    _, tiles, _ = _tiles(spec, target)
+    _, tiles, _ = output_tiles(spec, target)
     outs = spec.out_channels // spec.groups
     full = weights.reshape(spec.groups, outs, -1)
     parts = []
@@ -67,7 +67,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     """
     module = Module(target, KERNEL)
     item = ITEM_BYTES[spec.dtype]
-    shape, tiles, counts = _tiles(spec, target)
+    shape, tiles, counts = output_tiles(spec, target)
     columns, lanes = shape.columns, shape.lanes
     ins_fixed = spec.in_channels // spec.groups
     scratch_bytes = max(target.l2_bytes // 2, ins_fixed * columns * item)
@@ -155,7 +155,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                     f.at(b, panel * (columns * item)),
                 )
                 b_stride = f.select(copied, columns * item, row_bytes)
-                arguments: list[Int] = [f.argument("buffers"), a, b_at, b_stride, ins, sums]
+                arguments: list[Int] = [a, b_at, b_stride, ins, f.argument("buffers"), sums]
                 arguments += [out_map + row * size + panel * columns, size, group * outs + row, left]
 
                 def run(vectors: int, arguments: list[Int] = arguments) -> None:

@@ -19,6 +19,7 @@ from dhc.backends.cpu.contract.choice import choose
 from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.depthwise_channels import emit_depthwise_channels, pack_depthwise_channels
 from dhc.backends.cpu.contract.depthwise_direct import emit_depthwise_direct, is_direct
+from dhc.backends.cpu.contract.few_channels import emit_few_channels, has_few_channels
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.matmul_pairs import emit_matmul_pairs, pack_pairs, takes_pairs
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
@@ -95,6 +96,12 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "depthwise-channels",
         emit_depthwise_channels,
         pack_depthwise_channels,
+    ),
+    Generator(
+        "few-channels",
+        lambda spec, target: isinstance(spec, ConvSpec) and has_few_channels(spec, target),
+        emit_few_channels,
+        pack_pointwise,
     ),
     Generator(
         "depthwise-direct",

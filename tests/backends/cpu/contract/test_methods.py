@@ -112,6 +112,9 @@ def depthwise_layer(channels, kernel, stride, out_width):
 
 
 LARGER = [
+    (ConvSpec(3, 24, (3, 3), (2, 2), pad_begin=(1, 1), bias=True, epilogue=ep.Relu()), (61, 160), (31, 80)),
+    (ConvSpec(4, 17, (7, 11), (1, 2), pad_begin=(3, 5), epilogue=LONG), (40, 151), (40, 76)),
+    (ConvSpec(1, 70, (5, 5), pad_begin=(2, 2)), (30, 90), (30, 90)),
     (ConvSpec(6, 18, (3, 3), pad_begin=(1, 1), groups=6, bias=True), (70, 131), (70, 131)),
     (ConvSpec(5, 5, (5, 5), (2, 2), pad_begin=(2, 2), groups=5, epilogue=ep.Relu()), (90, 200), (45, 100)),
     (ConvSpec(3, 3, (3, 3), (1, 1), (4, 3), (4, 3), groups=3), (50, 60), (50, 60)),
@@ -194,6 +197,17 @@ def test_depthwise_direct(case, data):
     outs = spec.out_channels // spec.groups
     spec = dataclasses.replace(spec, in_channels=spec.groups, out_channels=spec.groups * min(outs, 3))
     assume(registry.select(spec, targets.target("x86-64-v4")).name == "depthwise-direct")
+    wide = [name for name in RUNNABLE if targets.target(name).masks] or RUNNABLE
+    target_name = data.draw(st.sampled_from(wide))
+    check(spec, target_name, *conv_case(spec, target_name, batch, spatial, out))
+
+
+@settings(max_examples=60)
+@given(case=windows(transposed=False), ins=st.integers(1, 4), outs=st.sampled_from([8, 12, 13, 23, 24]), data=st.data())
+def test_few_channels(case, ins, outs, data):
+    spec, batch, spatial, out = case
+    spec = dataclasses.replace(spec, in_channels=spec.groups * ins, out_channels=spec.groups * outs)
+    assume(registry.select(spec, targets.target("x86-64-v4")).name == "few-channels")
     wide = [name for name in RUNNABLE if targets.target(name).masks] or RUNNABLE
     target_name = data.draw(st.sampled_from(wide))
     check(spec, target_name, *conv_case(spec, target_name, batch, spatial, out))
