@@ -25,10 +25,10 @@ from dhc.ir.ops.resize_reference import axis_taps
 from dhc.ir.symbols import Dim
 
 _MOST_TAPS = 4
-_LARGEST_FACTOR = 4
+_LARGEST_FACTOR = 8
 _LARGEST_PROOF = 1 << 24  # elements of the matrices that are compared to find a pattern
 _SAME = 5e-7  # difference of weights that rounding of coordinates in f32 explains
-_EXACT_FACTORS = (2, 4)
+_EXACT_FACTORS = (2, 4, 8)
 _UNIFORM = ("half_pixel", "pytorch_half_pixel", "asymmetric")
 _SAMPLE = 16
 
