@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dhc.backends.cpu.contract.epilogue import Epilogue
-from dhc.backends.cpu.contract.space_norm import PIECE, SpaceNormSpec, emit_moments, emit_space_norm
+from dhc.backends.cpu.contract.space_norm import HEADER, PIECE, SpaceNormSpec, emit_moments, emit_space_norm
 from dhc.backends.cpu.contraction import PlannedContraction
 from dhc.backends.cpu.epilogue import plan_epilogue
 from dhc.backends.cpu.target import CpuTarget
@@ -36,5 +36,5 @@ def plan_norm(node: Node, tail: Sequence[Node], target: CpuTarget) -> PlannedCon
     params = (x[0], x[1], groups, positions)
     operands = (*node.operands, *planned.operands)
     return PlannedContraction(
-        emit_space_norm(spec, target), operands, params, planned, before=(emit_moments(target), pieces * 2)
+        emit_space_norm(spec, target), operands, params, planned, before=(emit_moments(target), pieces * 2 + HEADER)
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dhc
 from dhc.backends.cpu import target as targets
-from dhc.backends.cpu.contract.space_norm import PIECE, SpaceNormSpec, emit_moments, emit_space_norm
+from dhc.backends.cpu.contract.space_norm import HEADER, PIECE, SpaceNormSpec, emit_moments, emit_space_norm
 from dhc.ir import Builder, Graph, Value
 
 
@@ -94,7 +94,7 @@ def test_the_result_takes_over_the_memory_of_its_operand(threads: int) -> None:
     graph.output(b.cumsum(b.relu(y), axis=2))
     artifact = dhc.compile(graph)
     arenas = [buffer for buffer in artifact.plan["program"]["buffers"] if buffer["kind"] == "arena"]
-    assert [buffer["bytes"] for buffer in arenas] == [5 * 6 * 90 * 4, 5 * 2 * 4]
+    assert [buffer["bytes"] for buffer in arenas] == [5 * 6 * 90 * 4, (HEADER + 5 * 2) * 4]
     (found,) = artifact.session(threads=threads).run({"x": _image(1, 5, 6, 90)}).values()
     np.testing.assert_allclose(found, graph.evaluate(_image(1, 5, 6, 90))[0], rtol=1e-4, atol=1e-4)
 

@@ -6,8 +6,8 @@ and a row combines those of its pieces in f64, so that a large mean costs no pre
 alone: results are the same whatever the threads.
 
 Where there are enough rows, a thread takes whole rows and reads a row for the second time while it is still near. Where
-there are few, threads share the pieces instead, in two steps with a barrier between them. The two kernels decide that
-the same way: with enough rows the first one leaves everything to the second.
+there are few, threads share the pieces instead, in two steps with a barrier between them. The first kernel decides, and
+tells the second one in the buffer between them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from dhc.backends.cpu.target import CpuTarget
 PARAMS = ("batch", "channels", "groups", "positions")
 PIECE = 4096
 """Elements of a piece: 16 KiB, half of a small first-level cache."""
+HEADER = 16
+"""Elements in front of the moments; the first is 1 when the first step has filled them, else 0."""
 _ITEM = 4
 _ENOUGH = 8  # rows for each thread, so that an uneven share does not matter
 _CHAINS = 4  # independent sums, so that additions overlap
@@ -44,13 +46,20 @@ class SpaceNormSpec:
 def emit_moments(target: CpuTarget) -> KernelCode:
     """The kernel of the first step: sums and squared differences of pieces, where threads share rows.
 
-    Buffers: ``input``, ``moments`` (f32, two for each piece of each channel). Parameters: :data:`PARAMS`.
+    Buffers: ``input``, ``moments`` (f32, a header of :data:`HEADER`, then two for each piece of each channel).
+    Parameters: :data:`PARAMS`.
     """
     writer = _Writer(Module(target, KERNEL))
     f = writer.f
-    with f.if_(writer.whole.equals(0)):
-        begin, end = even_share(f, writer.rows * writer.units, f.argument("tid"), f.argument("nthreads"))
-        writer.take_moments(f.pointer_argument(0), f.pointer_argument(1), begin, end)
+    tid, nthreads = f.argument("tid"), f.argument("nthreads")
+    header = f.pointer_argument(1)
+    enough = (writer.rows % nthreads).equals(0) | (writer.rows >= nthreads * _ENOUGH)
+    with f.if_(tid.equals(0)):
+        filled = f.select(enough, f.constant(0.0, "float"), f.constant(1.0, "float"))
+        f.store(filled, header, _ITEM)
+    with f.if_(enough.equals(0)):
+        begin, end = even_share(f, writer.rows * writer.units, tid, nthreads)
+        writer.take_moments(f.pointer_argument(0), f.at(header, HEADER * _ITEM), begin, end)
     f.ret(0)
     return finished(writer.module, target, "moments", ("input", "moments"), PARAMS, 0)
 
@@ -74,7 +83,6 @@ class _Writer:
     Attributes:
         rows: what is normalised together.
         units: pieces of a row.
-        whole: whether threads take whole rows.
     """
 
     def __init__(self, module: Module) -> None:
@@ -88,8 +96,6 @@ class _Writer:
         self.of_row = f.value(self.channels // f.value(f.maximum(groups, 1)))
         self.pieces = f.value(f.ceildiv(self.positions, PIECE))
         self.units = f.value(self.of_row * self.pieces)
-        nthreads = f.argument("nthreads")
-        self.whole = (self.rows % nthreads).equals(0) | (self.rows >= nthreads * _ENOUGH)
 
     def _piece(self, unit: Value) -> tuple[Value, Value, Value]:
         """The channel (counted over all items) of a unit, and its piece's first position and length."""
@@ -175,21 +181,23 @@ class _Writer:
         out_at = len(buffers) - 1
         tid, nthreads = f.argument("tid"), f.argument("nthreads")
         source, scales, biases = (f.pointer_argument(i) for i in range(3))
-        moments = f.pointer_argument(buffers.index("moments"))
+        header = f.pointer_argument(buffers.index("moments"))
+        moments = f.at(header, HEADER * _ITEM)
+        whole_rows = f.compare("oeq", f.load("float", header, _ITEM), f.constant(0.0, "float"))
         writer = ResultWriter(
             f, "f32", lanes, spec.epilogue, bias="none", bias_buffer=0, first_operand=3, out_buffer=out_at
         )
         row_begin, row_end = even_share(f, self.rows, tid, nthreads)
         begin, end = even_share(f, self.rows * self.units, tid, nthreads)
-        begin = f.select(self.whole, row_begin * self.units, begin)
-        end = f.select(self.whole, row_end * self.units, end)
+        begin = f.select(whole_rows, row_begin * self.units, begin)
+        end = f.select(whole_rows, row_end * self.units, end)
         last = f.variable("i64", -1)
         mean, factor = f.variable("float", f.constant(0.0, "float")), f.variable("float", f.constant(0.0, "float"))
         with f.loop(begin, end) as unit:
             row = unit // self.units
             with f.if_(last.get().equals(row).equals(0)):
                 last.set(row)
-                with f.if_(self.whole):
+                with f.if_(whole_rows):
                     self.take_moments(source, moments, row * self.units, (row + 1) * self.units)
                 middle, variance = self._combined(moments, row)
                 raised = f.binary("fadd", variance, f.constant(spec.epsilon, "double"))
