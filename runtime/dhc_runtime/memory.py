@@ -16,6 +16,9 @@ ALIGNMENT = 64
 _SHARE = 0.8
 _LARGE = 64 << 20
 _HUGE_PAGE = 2 << 20
+# A huge page is in memory as a whole when one byte of it is used: small arenas, of which much is scratch memory that
+# may stay unused, would take more than they need.
+_HUGE_LEAST = 16 << 20
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -142,7 +145,7 @@ def huge_page_bytes(size: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     Raises:
         ResourceError: the system has no such memory.
     """
-    if size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if size < _HUGE_LEAST or not hasattr(mmap, "MADV_HUGEPAGE"):
         return aligned_bytes(size)
     try:
         area = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -89,21 +89,22 @@ def test_weights_are_mapped_from_the_file_and_shared(model: Path, repository: Pa
 @needs_smaps
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no huge pages to ask for")
 def test_lasting_memory_asks_for_huge_pages_and_is_not_touched() -> None:
-    size = (7 << 20) + 100
+    size = (19 << 20) + 100
     block = memory.Block(memory.Budget(1 << 30, "test"), lasting=True)
     address = block.ensure(size)
     assert address % (2 << 20) == 0
     assert block.data is not None and block.data.size == size
     (area,) = [entry for entry in mappings() if entry["start"] == address]
-    assert area["Size"] == 6 << 10 and "hg" in area["VmFlags"], "whole huge pages alone are asked for"
+    assert area["Size"] == 18 << 10 and "hg" in area["VmFlags"], "whole huge pages alone are asked for"
     assert area["Rss"] == 0, "touched by the thread that asked for it"
     block.data[:] = 1
     block.release()
 
 
-def test_small_and_passing_memory_is_plain() -> None:
+def test_small_and_passing_memory_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "mmap", None)
     budget = memory.Budget(1 << 30, "test")
-    for block, size in ((memory.Block(budget, lasting=True), 1000), (memory.Block(budget), 3 << 20)):
+    for block, size in ((memory.Block(budget, lasting=True), 15 << 20), (memory.Block(budget), 30 << 20)):
         assert block.ensure(size) % memory.ALIGNMENT == 0
         assert block.capacity == size
         block.release()
