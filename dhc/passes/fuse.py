@@ -24,6 +24,7 @@ from dhc.ir.location import Location
 from dhc.ir.op import Call
 from dhc.ir.symbols import Dim, Shape, free_symbols, product, substitute
 from dhc.passes.base import Pass, PassResult, register_pass
+from dhc.passes.fuse_rows import row_group
 from dhc.passes.rewrite import merge_results
 
 _CHEAP_MAPS = ("broadcast_to", "iota", "eye", "slice", "flip")
@@ -66,6 +67,7 @@ class Fuse(Pass):
         if self.contractions:
             # Contractions first: an epilogue saves a pass over memory, which grouping its ops elsewhere would not.
             self._outline_all(graph, graph.nodes, self._epilogue, order, result)
+        self._outline_all(graph, graph.nodes[::-1], lambda node: row_group(node, self.max_nodes), order, result)
         self._outline_all(graph, graph.nodes[::-1], self._group, order, result)
         return result
 
