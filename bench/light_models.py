@@ -56,4 +56,10 @@ def with_random_weights(name: str, seed: int = 1) -> bytes:
     del graph.node[:]
     graph.node.extend(kept)
     graph.initializer.extend(weights)
+    # Files before version 4 list weights among the inputs, and some readers then want them fed.
+    model.ir_version = max(model.ir_version, 8)
+    known = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in known]
+    del graph.input[:]
+    graph.input.extend(inputs)
     return bytes(model.SerializeToString())

@@ -27,6 +27,15 @@ def test_names_and_groups_choose_models() -> None:
         chosen("resnet18,no_such_net")
 
 
+def test_light_models_take_their_image_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DHC_BENCH_CACHE", str(tmp_path))
+    (entry,) = chosen("light_squeezenet")
+    assert list(entry.signature().inputs.values()) == [(1, 3, 224, 224)]
+    import onnx
+
+    assert len(onnx.load(str(entry.file())).graph.input) == 1
+
+
 def test_turns_count_after_warming_up_and_who_begins_changes() -> None:
     calls: list[str] = []
     times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Effort(least=4, most=4))
