@@ -23,7 +23,8 @@ def prepare(model: Path, signature: Signature) -> Path:
     path = converted(model, "mnn")
     if not is_current(path, model):
         # The command mnnconvert would report to a server, and install a package for that.
-        options = ["-f", "ONNX", "--modelFile", str(model), "--MNNModel", str(path), "--bizCode", "bench"]
+        here, there = str(model.absolute()), str(path.absolute())
+        options = ["-f", "ONNX", "--modelFile", here, "--MNNModel", there, "--bizCode", "bench"]
         code = f"import _tools; _tools.mnnconvert({['mnnconvert', *options]!r})"
         run_tool([sys.executable, "-c", code], path)
     return path

@@ -25,12 +25,13 @@ def tool(name: str) -> str:
 
 
 def run_tool(command: Sequence[str | Path], made: Path, seconds: float = 600) -> None:
-    """Runs a converter.
+    """Runs a converter in the folder of what it makes: some leave files where they run. Its paths are absolute.
 
     Raises:
         PeerError: it failed; the message has the last lines of what it wrote.
     """
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=seconds, check=False)
+    full = [str(part.absolute()) if isinstance(part, Path) else part for part in command]
+    done = subprocess.run(full, cwd=made.parent, capture_output=True, text=True, timeout=seconds, check=False)
     if done.returncode or not made.is_file():
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise PeerError(f"{Path(command[0]).name} ends with {done.returncode}: {' | '.join(lines[-2:])[:200]}")
