@@ -16,10 +16,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dhc.backends.cpu.contract.blocks import split_count
+from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
 from dhc.backends.cpu.contract.pointwise import is_pointwise
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_store, even_share, row_tiles, tile_shape
+from dhc.backends.cpu.contract.tile import TileShape, even_share, row_tiles, tile_shape
 from dhc.backends.cpu.contract.transpose import transposed
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
@@ -185,11 +187,7 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     copy_row = {stride: _renamed_copy(module, spec.dtype, lanes, stride) for stride in x_strides}
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
-    store = emit_store(
-        module, "store", spec.dtype, lanes, finished_pitch, spec.epilogue,
-        bias="row" if spec.bias else "none", bias_buffer=2,
-        first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
-    )  # fmt: skip
+    store = emit_conv_store(module, "store", spec, lanes, finished_pitch, out_at)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
@@ -212,8 +210,7 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     out_blocks = f.value(f.ceildiv(outs, width))
     blocks = f.value(f.ceildiv(tile_total, block_tiles))
     units = names["batch"] * groups * blocks
-    even = (units % nthreads).equals(0) | (units >= nthreads * 8)
-    splits = f.select(even, 1, f.minimum(nthreads, f.maximum(out_blocks, 1)))
+    splits = split_count(f, units, nthreads, out_blocks)
     begin, end = even_share(f, units * splits, tid, nthreads)
 
     def position(tile: Value) -> Value:

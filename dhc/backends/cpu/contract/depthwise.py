@@ -8,9 +8,11 @@ weights are used as they are.
 
 from __future__ import annotations
 
+from dhc.backends.cpu.contract.blocks import digits
+from dhc.backends.cpu.contract.conv_results import conv_writer, write_rows
 from dhc.backends.cpu.contract.copying import emit_copy_row
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import ResultWriter, even_share
+from dhc.backends.cpu.contract.tile import even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -90,10 +92,7 @@ def emit_depthwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     with f.loop(begin, end) as unit:
         # Output channels of one input channel are neighbours, so that they share a copy.
         copy_key, sub = unit // multiplier, unit % multiplier
-        x_block, rest = copy_key % x_blocks, copy_key // x_blocks
-        r_block, rest = rest % r_blocks, rest // r_blocks
-        z_out, rest = rest % out_d, rest // out_d
-        channel_in, image = rest % in_channels, rest // in_channels
+        x_block, r_block, z_out, channel_in, image = digits(copy_key, x_blocks, r_blocks, out_d, in_channels)
         channel = channel_in * multiplier + sub
         x_first, r_first = x_block * x_size, r_block * r_size
         x_count = f.value(f.minimum(x_size, out_w - x_first))
@@ -211,27 +210,8 @@ def _emit_tile(
                 for r, ky in uses[row]:
                     for v in range(vectors):
                         sums[r][v].set(f.fma(splats[ky, kx], columns[v], sums[r][v].get()))
-    operand_count = len(spec.epilogue.operands())
-    writer = ResultWriter(
-        f,
-        spec.dtype,
-        lanes,
-        spec.epilogue,
-        bias="row" if spec.bias else "none",
-        bias_buffer=2,
-        first_operand=out_at - operand_count,
-        out_buffer=out_at,
-    )
+    writer = conv_writer(f, spec, lanes, out_at)
     writer.begin_row(f.argument("channel"))
-    count = f.argument("count")
-
-    def write(left: bool) -> None:
-        for r in range(rows):
-            for v in range(vectors):
-                place = f.argument("place") + f.argument("out_w") * r + v * lanes
-                lanes_left = f.value(f.maximum(0, f.minimum(lanes, count - v * lanes))) if left else None
-                writer.write(sums[r][v].get(), place, f.const(0), lanes_left)
-
-    f.if_else(count >= vectors * lanes, lambda: write(False), lambda: write(True))
+    write_rows(f, writer, sums, f.argument("place"), f.argument("out_w"), f.argument("count"), lanes)
     f.ret()
     return f

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import emit_store, even_share, load_lanes, row_tiles
+from dhc.backends.cpu.contract.tile import even_share, load_lanes, row_tiles
 from dhc.backends.cpu.contract.transpose import transposed
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
@@ -181,11 +182,7 @@ def emit_depthwise_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     spread, collect = _emit_spread(module, spec.dtype, lanes), _emit_collect(module, spec.dtype, lanes, pitch)
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
-    store = emit_store(
-        module, "store", spec.dtype, lanes, pitch, spec.epilogue,
-        bias="row" if spec.bias else "none", bias_buffer=2,
-        first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
-    )  # fmt: skip
+    store = emit_conv_store(module, "store", spec, lanes, pitch, out_at)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 
+from dhc.backends.cpu.contract.conv_results import conv_writer, write_rows
 from dhc.backends.cpu.contract.copying import inside_mask
 from dhc.backends.cpu.contract.depthwise import is_depthwise
 from dhc.backends.cpu.contract.fused_tile import is_short
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import ResultWriter, even_share
+from dhc.backends.cpu.contract.tile import even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -89,13 +90,6 @@ def emit_depthwise_direct(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     return finished(module, target, "depthwise_direct", buffers, PARAMS, 0, constants)
 
 
-def _writer(f: Function, spec: ConvSpec, lanes: int, out_at: int) -> ResultWriter:
-    return ResultWriter(
-        f, spec.dtype, lanes, spec.epilogue, bias="row" if spec.bias else "none", bias_buffer=2,
-        first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
-    )  # fmt: skip
-
-
 def _emit_finish(module: Module, spec: ConvSpec, lanes: int, out_at: int) -> Function:
     """``void finish(buffers, sums, rows, pitch, place, out_w, count, channel)``: for long epilogues, written once."""
     item = ITEM_BYTES[spec.dtype]
@@ -110,7 +104,7 @@ def _emit_finish(module: Module, spec: ConvSpec, lanes: int, out_at: int) -> Fun
         "i64 channel",
     )
     f = module.function("finish", "void", tuple((a.split()[0], a.split()[1]) for a in arguments))
-    writer = _writer(f, spec, lanes, out_at)
+    writer = conv_writer(f, spec, lanes, out_at)
     writer.begin_row(f.argument("channel"))
     count = f.argument("count")
     with f.loop(0, f.argument("rows")) as r, f.loop(0, count, lanes) as j:
@@ -194,16 +188,8 @@ def _emit_tile(
         f.call(finish, [*arguments_now, width, f.argument("channel")])
         f.ret()
         return f
-    writer = _writer(f, spec, lanes, out_at)
+    writer = conv_writer(f, spec, lanes, out_at)
     writer.begin_row(f.argument("channel"))
-
-    def write(partial: bool) -> None:
-        for r in range(rows):
-            for v in range(vectors):
-                place = f.argument("place") + f.argument("out_w") * r + v * lanes
-                left = f.value(f.maximum(0, f.minimum(lanes, count - v * lanes))) if partial else None
-                writer.write(sums[r][v].get(), place, f.const(0), left)
-
-    f.if_else(count >= vectors * lanes, lambda: write(False), lambda: write(True))
+    write_rows(f, writer, sums, f.argument("place"), f.argument("out_w"), count, lanes)
     f.ret()
     return f

@@ -8,11 +8,12 @@ even and odd columns.
 
 from __future__ import annotations
 
+from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import inside_mask
 from dhc.backends.cpu.contract.fused_tile import FusedTile
 from dhc.backends.cpu.contract.pointwise import is_pointwise, output_tiles
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_store, even_share
+from dhc.backends.cpu.contract.tile import TileShape, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -59,11 +60,7 @@ def emit_few_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     out_at = buffers.index("out")
     functions = {}
     for vectors in sorted({shape.vectors, 1}):
-        store = emit_store(
-            module, f"store{vectors}", spec.dtype, lanes, vectors * lanes, spec.epilogue,
-            bias="row" if spec.bias else "none", bias_buffer=2,
-            first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
-        )  # fmt: skip
+        store = emit_conv_store(module, f"store{vectors}", spec, lanes, vectors * lanes, out_at)
         for rows in counts:
             functions[rows, vectors] = _emit_tile(module, spec, TileShape(rows, vectors, lanes), store, out_at)
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dhc.backends.cpu.contract.blocks import over_row_tiles, split_count
+from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.fused_tile import emit_copy_panel, emit_fused_tile
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_store, even_share, load_lanes, row_tiles, tile_shape
+from dhc.backends.cpu.contract.tile import TileShape, even_share, load_lanes, row_tiles, tile_shape
+from dhc.backends.cpu.contract.weight_tiles import row_tile_parts
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -49,13 +52,9 @@ def pack_pointwise(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, A
     _, tiles, _ = output_tiles(spec, target)
     outs = spec.out_channels // spec.groups
     full = weights.reshape(spec.groups, outs, -1)
-    parts = []
+    parts: list[np.ndarray[Any, Any]] = []
     for group in full:
-        first = 0
-        for rows, count in tiles:
-            for _ in range(count):
-                parts.append(group[first : first + rows].T.reshape(-1))
-                first += rows
+        parts += row_tile_parts(group, tiles)
     return np.ascontiguousarray(np.concatenate(parts)) if parts else np.zeros(0, weights.dtype)
 
 
@@ -76,11 +75,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     out_at = buffers.index("out")
     stores, functions = {}, {}
     for vectors in sorted({shape.vectors, 1}):
-        stores[vectors] = emit_store(
-            module, f"store{vectors}", spec.dtype, lanes, vectors * lanes, spec.epilogue,
-            bias="row" if spec.bias else "none", bias_buffer=2,
-            first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
-        )  # fmt: skip
+        stores[vectors] = emit_conv_store(module, f"store{vectors}", spec, lanes, vectors * lanes, out_at)
         for rows in counts:
             functions[rows, vectors] = emit_fused_tile(
                 module, f"tile{rows}x{vectors}", TileShape(rows, vectors, lanes), spec.dtype, spec.epilogue,
@@ -110,8 +105,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     block_panels = f.value(f.maximum(1, f.ceildiv(panels, f.maximum(blocks, 1))))
     blocks = f.value(f.ceildiv(panels, block_panels))
     units = maps * blocks
-    even = (units % nthreads).equals(0) | (units >= nthreads * 8)
-    splits = f.select(even, 1, f.minimum(nthreads, f.maximum(tile_total, 1)))
+    splits = split_count(f, units, nthreads, tile_total)
     begin, end = even_share(f, units * splits, tid, nthreads)
     far = (row_bytes % 2048).equals(0) & (ins > 16)
     copies = names["copies"].equals(1) | far
@@ -139,6 +133,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         def column_tiles(
             rows: int,
             row: Value,
+            _: Value,
             panel_range: tuple[Value, Value] = (first_panel, last_panel),
             b: Value = b,
             group: Value = group,
@@ -166,13 +161,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 else:
                     run(1)
 
-        first_tile: Int = 0
-        first_row: Int = 0
-        for rows, name in zip(counts, ("larger_tiles", "smaller_tiles"), strict=False):
-            low, high = f.maximum(tile_begin, first_tile), f.minimum(tile_end, first_tile + names[name])
-            with f.loop(low, high) as index:
-                column_tiles(rows, (index - first_tile) * rows + first_row)
-            first_tile, first_row = first_tile + names[name], first_row + names[name] * rows
+        over_row_tiles(f, names, counts, tile_begin, tile_end, column_tiles)
     f.ret(0)
     many = [count for _, count in tiles] + [0, 0]
     constants = (spec.groups, ins_fixed, spec.out_channels // spec.groups, *many[:2], scratch_bytes)

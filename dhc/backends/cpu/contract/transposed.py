@@ -12,11 +12,21 @@ the order (channel, z tap, y tap, x tap), whatever the blocks and threads.
 
 from __future__ import annotations
 
+from dhc.backends.cpu.contract.blocks import (
+    digits,
+    odd_lines,
+    over_columns,
+    over_row_tiles,
+    over_runs,
+    row_blocks,
+    split_count,
+)
+from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
 from dhc.backends.cpu.contract.spec import KERNEL, ConvTransposeSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share
+from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.transposed_plan import Part, TransposedPlan, make_plan
-from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Function, Module, Value, Variable
 from dhc.backends.cpu.target import CpuTarget
 
 PARAMS = ("batch", "in_d", "in_h", "in_w", "out_d", "out_h", "out_w")
@@ -42,7 +52,7 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
 
     # Scratch memory of a thread: half the second-level cache, or what one tile needs when that is more.
     slack = columns + span + 2 * lanes
-    least = channels * deepest * _odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
+    least = channels * deepest * odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
     scratch_bytes = -(-max(target.l2_bytes // 2 // item, least) * item // 64) * 64
 
     accumulate: _Accumulate = {}
@@ -58,20 +68,10 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
                     )
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
-    store = emit_store(
-        module,
-        "store",
-        spec.dtype,
-        lanes,
-        columns,
-        spec.epilogue,
-        bias="row" if spec.bias else "none",
-        bias_buffer=2,
-        first_operand=out_at - len(spec.epilogue.operands()),
-        out_buffer=out_at,
-        interleave=plan.stride[2],
-        plane=plan.shape.rows * columns,
-    )
+    store = emit_conv_store(
+        module, "store", spec, lanes, columns, out_at,
+        interleave=plan.stride[2], plane=plan.shape.rows * columns,
+    )  # fmt: skip
     copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, 1)
 
     f = module.kernel(module.name)
@@ -99,34 +99,19 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
         # Blocks of columns and rows that fit the scratch memory, evened out over the threads.
         room = (names["scratch_bytes"] // item - slack) // copied_rows - (lanes + 2 * (64 // item))
         cap = f.value(f.maximum(8 * columns, f.const(target.l1_bytes * 3 // 4 // item) // copied_rows))
-        widest = f.value(f.minimum(room // (halo + 1), cap)) - span
-        x_most = f.value(f.maximum(columns, widest // columns * columns))
-        x_blocks = f.value(f.ceildiv(t_w, x_most))
-        x_blocks = f.select(t_d * t_h < nthreads, f.ceildiv(x_blocks, nthreads) * nthreads, x_blocks)
-        x_size = f.value(f.maximum(f.ceildiv(f.value(f.ceildiv(t_w, f.maximum(x_blocks, 1))), columns), 1)) * columns
-        x_size = f.value(f.maximum(f.minimum(x_size, t_w), 1))
-        x_blocks = f.value(f.ceildiv(t_w, x_size))
-        pitch_row = f.value(x_size + span)  # columns from one row of the block to the next
-        r_fitting = f.minimum(room // pitch_row - halo, f.value(f.maximum(1, cap // pitch_row)))
-        r_blocks = f.value(f.ceildiv(t_h, f.maximum(1, r_fitting)))
-        uneven = (t_h >= nthreads) & (t_d < nthreads)
-        r_blocks = f.select(uneven, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
-        r_size = f.value(f.maximum(1, f.ceildiv(t_h, f.maximum(r_blocks, 1))))
-        r_blocks = f.value(f.ceildiv(t_h, r_size))
-        filled = (r_size + (halo - 1)) * pitch_row + f.ceildiv(pitch_row, lanes) * lanes
-        pitch = f.value(_odd_lines_value(filled, item))
-        blocks = f.value(names["batch"] * groups * t_d * r_blocks * x_blocks)
-        even = (blocks % nthreads).equals(0) | (blocks >= nthreads * 8)
-        splits = f.select(even, 1, f.minimum(nthreads, f.maximum(tile_total, 1)))
+        chosen = row_blocks(
+            f, plan.shape, item, halo, span, room=room, cap=cap, width=t_w, rows=(t_d, t_h), plane_rows=t_h,
+            planes=t_d, nthreads=nthreads,
+        )  # fmt: skip
+        x_size, r_size, pitch_row, pitch = chosen.x_size, chosen.r_size, chosen.pitch_row, chosen.pitch
+        blocks = f.value(names["batch"] * groups * t_d * chosen.r_blocks * chosen.x_blocks)
+        splits = split_count(f, blocks, nthreads, tile_total)
         begin, end = even_share(f, blocks * splits, tid, nthreads)
         last_copied = f.variable("i64", -1)
 
         with f.loop(begin, end) as unit:
             block, split = unit // splits, unit % splits
-            x_block, rest = block % x_blocks, block // x_blocks
-            r_block, rest = rest % r_blocks, rest // r_blocks
-            plane, rest = rest % t_d, rest // t_d
-            group, image = rest % groups, rest // groups
+            x_block, r_block, plane, group, image = digits(block, chosen.x_blocks, chosen.r_blocks, t_d, groups)
             x_first, y_first = x_block * x_size, r_block * r_size
             x_count = f.value(f.minimum(x_size, t_w - x_first))
             r_count = f.value(f.minimum(r_size, t_h - y_first))
@@ -150,27 +135,28 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
             z_out = plane * plan.stride[0] + depth.first
             out_image = ((image * groups + group) * outs * out_d + z_out) * out_h * out_w
             tile_begin, tile_end = even_share(f, tile_total, split, splits)
-            first_tile: Int = 0
-            first_row: Int = 0
-            for (rows, _), name in zip(plan.tiles, ("larger_tiles", "smaller_tiles"), strict=False):
-                low, high = f.maximum(tile_begin, first_tile), f.minimum(tile_end, first_tile + names[name])
-                with f.loop(low, high) as index:
-                    row = f.value((index - first_tile) * rows + first_row)
-                    before = taps_before
-                    for line in plan.parts:
-                        _rows_of_residue(
-                            f, plan, line, item, accumulate, store,
-                            rows=rows, steps=ins * z_taps, sums=sums, scratch=scratch,
-                            weights=[
-                                f.at(weight, _place(group, every_tap, before, line, i, z_taps, outs, ins, row) * item)
-                                for i in range(len(line))
-                            ],
-                            pitch=pitch, pitch_row=pitch_row, total=total, x_count=x_count, x_first=x_first,
-                            y_first=y_first, out_h=out_h, out_w=out_w, out_plane=out_plane,
-                            place=out_image + row * out_plane, channel=group * outs + row,
-                        )  # fmt: skip
-                        before += z_taps * sum(len(part.offsets) for part in line)
-                first_tile, first_row = first_tile + names[name], first_row + names[name] * rows
+
+            def residues(
+                rows: int, row: Value, _: Value, z_taps: int = z_taps, taps_before: int = taps_before,
+                x_first: Value = x_first, y_first: Value = y_first, x_count: Value = x_count, total: Value = total,
+                pitch: Value = pitch, pitch_row: Value = pitch_row, group: Value = group, out_image: Value = out_image,
+            ) -> None:  # fmt: skip
+                before = taps_before
+                for line in plan.parts:
+                    _rows_of_residue(
+                        f, plan, line, item, accumulate, store,
+                        rows=rows, steps=ins * z_taps, sums=sums, scratch=scratch,
+                        weights=[
+                            f.at(weight, _place(group, every_tap, before, line, i, z_taps, outs, ins, row) * item)
+                            for i in range(len(line))
+                        ],
+                        pitch=pitch, pitch_row=pitch_row, total=total, x_count=x_count, x_first=x_first,
+                        y_first=y_first, out_h=out_h, out_w=out_w, out_plane=out_plane,
+                        place=out_image + row * out_plane, channel=group * outs + row,
+                    )  # fmt: skip
+                    before += z_taps * sum(len(part.offsets) for part in line)
+
+            over_row_tiles(f, names, [rows for rows, _ in plan.tiles], tile_begin, tile_end, residues)
         taps_before += z_taps * plane_taps
 
     f.ret(0)
@@ -207,30 +193,17 @@ def _rows_of_residue(
 
     def finish(q: Value, width: int) -> None:
         """Writes the runs of real outputs among ``width`` computed columns from ``q`` on."""
-        at = f.variable("i64", q)
-        stop = f.value(f.minimum(q + width, total))
-        r, x = f.variable("i64", q // pitch_row), f.variable("i64", q % pitch_row)
-        with f.while_(lambda: at.get() < stop):
-            left = x_count - x.get()
 
-            def write() -> None:
-                count = f.value(f.minimum(left, stop - at.get()))
-                y = (y_first + r.get()) * stride_y + line[0].y.first
-                column = (x_first + x.get()) * stride_x
-                outputs = f.value(f.minimum(count * stride_x, out_w - column))
-                with f.if_(y < out_h):
-                    start = place + (y * out_w + column)
-                    tile = f.at(sums, (at.get() - q) * item)
-                    f.call(store, [f.argument("buffers"), tile, rows, outputs, start, out_plane, channel, 0])
-                at.set(at.get() + count)
-                x.set(x.get() + count)
+        def write(at: Variable, r: Variable, x: Variable, count: Value) -> None:
+            y = (y_first + r.get()) * stride_y + line[0].y.first
+            column = (x_first + x.get()) * stride_x
+            outputs = f.value(f.minimum(count * stride_x, out_w - column))
+            with f.if_(y < out_h):
+                start = place + (y * out_w + column)
+                tile = f.at(sums, (at.get() - q) * item)
+                f.call(store, [f.argument("buffers"), tile, rows, outputs, start, out_plane, channel, 0])
 
-            def skip() -> None:
-                at.set(at.get() + (pitch_row - x.get()))
-                x.set(0)
-                r.set(r.get() + 1)
-
-            f.if_else(left > 0, write, skip)
+        over_runs(f, q, width, total, x_count, pitch_row, write)
 
     def run(q: Value, vectors: int) -> None:
         for i, (part, a) in enumerate(zip(line, weights, strict=True)):
@@ -241,22 +214,4 @@ def _rows_of_residue(
             f.call(tile, [a, 0, 0, b, pitch * item, pitch_row * item, count, to, f.const(0, "i1")])
         finish(q, vectors * lanes)
 
-    q = f.variable("i64", 0)
-    if plan.shape.vectors > 1:
-        with f.while_(lambda: q.get() + (plan.shape.vectors - 1) * lanes < total):
-            run(q.get(), plan.shape.vectors)
-            q.set(q.get() + columns)
-    with f.while_(lambda: q.get() < total):
-        run(q.get(), 1)
-        q.set(q.get() + lanes)
-
-
-def _odd_lines(elements: int, item: int) -> int:
-    """Rounds up to an odd number of cache lines: even strides of copied rows would collide in the caches' sets."""
-    per_line = 64 // item
-    return (-(-elements // per_line) | 1) * per_line
-
-
-def _odd_lines_value(elements: Value, item: int) -> Value:
-    per_line = 64 // item
-    return (((elements + (per_line - 1)) // per_line) | 1) * per_line
+    over_columns(f, plan.shape, total, run)

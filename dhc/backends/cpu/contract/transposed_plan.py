@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.spec import ConvTransposeSpec
 from dhc.backends.cpu.contract.tile import TileShape, row_tiles, tile_shape
+from dhc.backends.cpu.contract.weight_tiles import row_tile_parts
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -156,15 +157,10 @@ def pack_weights(spec: ConvTransposeSpec, target: CpuTarget, weights: np.ndarray
     groups = spec.groups
     outs, ins = spec.out_channels // groups, spec.in_channels // groups
     full = weights.reshape(groups, ins, outs, *spec.padded(spec.kernel, 1)).transpose(0, 2, 1, 3, 4, 5)
-    packed = []
+    packed: list[np.ndarray[Any, Any]] = []
     for group in range(groups):
         for z in plan.depths:
             for part in itertools.chain.from_iterable(plan.parts):
                 chosen = full[group][:, :, list(z.taps)][:, :, :, list(part.y.taps)][..., list(part.x.taps)]
-                flat = chosen.reshape(outs, -1)
-                first = 0
-                for rows, count in plan.tiles:
-                    for _ in range(count):
-                        packed.append(flat[first : first + rows].T.reshape(-1))
-                        first += rows
+                packed += row_tile_parts(chosen.reshape(outs, -1), plan.tiles)
     return np.ascontiguousarray(np.concatenate(packed)) if packed else np.zeros(0, weights.dtype)

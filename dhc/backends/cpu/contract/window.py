@@ -20,13 +20,24 @@ Weights are packed at compile time in the order the tiles read them. Each result
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from dhc.backends.cpu.contract.blocks import (
+    digits,
+    odd_lines,
+    over_columns,
+    over_row_tiles,
+    over_runs,
+    row_blocks,
+    split_count,
+)
+from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, ConvTransposeSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share
+from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import CONSTANTS, PARAMS, constant_parameters, make_plan
-from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
+from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value, Variable
 from dhc.backends.cpu.target import CpuTarget
 
 # Columns that a block has at most when its channels come in blocks.
@@ -54,13 +65,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     # Scratch memory of a thread: half the second-level cache, or what one vector tile needs when that is more.
     # When its channels do not fit beside enough columns, they come in blocks, and the sums of all tiles wait in memory.
     slack = columns + span + 2 * lanes
-    least = ins_fixed * copies * _odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
+    least = ins_fixed * copies * odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
     budget = max(target.l2_bytes // 2 // item, least)
     copy_bytes = -(-budget * item // 64) * 64
     tile_sums = interleave * shape.rows * columns
     tiles_fixed = sum(count for _, count in plan.tiles)
     block_room = (halo + 1) * (_BLOCK_COLUMNS + span) + 2 * lanes + 2 * (64 // item)
-    block_row = _odd_lines(block_room, item)
+    block_row = odd_lines(block_room, item)
     blocked = ins_fixed * copies * block_row + slack > budget >= copies * block_row + slack
     waiting_bytes = tiles_fixed * _waiting_tiles(shape) * tile_sums * item if blocked else 0
     # A line more: the last run of the last tile is read in whole vectors.
@@ -81,21 +92,10 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             )
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
-    store = emit_store(
-        module,
-        "store",
-        spec.dtype,
-        lanes,
-        columns,
-        spec.epilogue,
-        bias="row" if spec.bias else "none",
-        bias_buffer=2,
-        first_operand=out_at - len(spec.epilogue.operands()),
-        out_buffer=out_at,
-        column_stride=plan.out_stride[2] // interleave,
-        interleave=interleave,
-        plane=shape.rows * columns,
-    )
+    store = emit_conv_store(
+        module, "store", spec, lanes, columns, out_at,
+        column_stride=plan.out_stride[2] // interleave, interleave=interleave, plane=shape.rows * columns,
+    )  # fmt: skip
     copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, plan.in_stride[2])
 
     f = module.kernel(module.name)
@@ -143,41 +143,25 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         # Few columns at a time, so that the copied rows stay near; enough to pay for setting the tiles up.
         cap = f.maximum(8 * columns, f.const(target.l1_bytes * 3 // 4 // item) // copied_rows)
         cap = f.value(f.select(in_blocks, _BLOCK_COLUMNS, cap))
-        x_most = f.value(
-            f.maximum(columns, (f.value(f.minimum(row_room // (halo + 1), cap)) - span) // columns * columns)
-        )
-        x_blocks = f.value(f.ceildiv(t_w, x_most))
-        x_blocks = f.select(t_rows < nthreads, f.ceildiv(x_blocks, nthreads) * nthreads, x_blocks)
-        x_size = f.value(f.maximum(f.ceildiv(f.value(f.ceildiv(t_w, f.maximum(x_blocks, 1))), columns), 1)) * columns
-        x_size = f.value(f.maximum(f.minimum(x_size, t_w), 1))
-        x_blocks = f.value(f.ceildiv(t_w, x_size))
-        pitch_row = x_size + span  # columns from one row of the block to the next
         # Blocks with a halo stay within a plane.
         plane_rows, planes = (t_h, size[0]) if halo else (t_rows, f.const(1))
-        r_fitting = f.minimum(row_room // pitch_row - halo, f.value(f.maximum(1, cap // pitch_row)))
-        r_blocks = f.value(f.ceildiv(plane_rows, f.maximum(1, r_fitting)))
-        uneven = (plane_rows >= nthreads) & (planes < nthreads)
-        r_blocks = f.select(uneven, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
-        r_size = f.value(f.maximum(1, f.ceildiv(plane_rows, f.maximum(r_blocks, 1))))
-        r_blocks = f.value(f.ceildiv(plane_rows, r_size))
-        filled = (r_size + (halo - 1)) * pitch_row + f.ceildiv(pitch_row, lanes) * lanes
-        pitch = _odd_lines_value(filled, item)
+        chosen = row_blocks(
+            f, shape, item, halo, span, room=row_room, cap=cap, width=t_w, rows=(t_rows,), plane_rows=plane_rows,
+            planes=planes, nthreads=nthreads,
+        )  # fmt: skip
+        x_size, r_size, pitch_row, pitch = chosen.x_size, chosen.r_size, chosen.pitch_row, chosen.pitch
         # Channels of a block: all of them, or as many as the copied columns leave room for.
         fitting = (names["copy_bytes"] // item - slack) // f.value(f.maximum(tap_count * pitch, 1))
         channel_step = f.value(f.maximum(1, f.select(in_blocks, f.minimum(fitting, ins), ins)))
-        blocks = names["batch"] * groups * planes * r_blocks * x_blocks
-        even = (blocks % nthreads).equals(0) | (blocks >= nthreads * 8)
-        splits = f.select(even, 1, f.minimum(nthreads, f.maximum(tile_total, 1)))
-        contiguous = x_blocks.equals(1) if not plan.wide and isinstance(spec, ConvSpec) else None
+        blocks = names["batch"] * groups * planes * chosen.r_blocks * chosen.x_blocks
+        splits = split_count(f, blocks, nthreads, tile_total)
+        contiguous = chosen.x_blocks.equals(1) if not plan.wide and isinstance(spec, ConvSpec) else None
         begin, end = even_share(f, blocks * splits, tid, nthreads)
         last_copied = f.variable("i64", -1)
 
         with f.loop(begin, end) as unit:
             block, split = unit // splits, unit % splits
-            x_block, rest = block % x_blocks, block // x_blocks
-            r_block, rest = rest % r_blocks, rest // r_blocks
-            plane, rest = rest % planes, rest // planes
-            group, image = rest % groups, rest // groups
+            x_block, r_block, plane, group, image = digits(block, chosen.x_blocks, chosen.r_blocks, planes, groups)
             x_first, y_first = x_block * x_size, r_block * r_size
             r_first = plane * plane_rows + y_first  # counted over all planes
             x_count = f.value(f.minimum(x_size, t_w - x_first))
@@ -237,45 +221,21 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 
                 def finish(q: Value, width: Int, tile_at: Value) -> None:
                     """Writes the runs of real outputs among ``width`` computed columns from ``q`` on."""
-                    at = f.variable("i64", q)
-                    stop = f.value(f.minimum(q + width, total))
-                    r = f.variable("i64", q // run_pitch)
-                    x = f.variable("i64", q % run_pitch)
-                    with f.while_(lambda: at.get() < stop):
-                        left = run_row - x.get()
 
-                        def write() -> None:
-                            count = f.value(f.minimum(left, stop - at.get()))
-                            position = r_first + r.get()
-                            z = (position // t_h) * out_strides[0] + first[0]
-                            y = (position % t_h) * out_strides[1] + first[1]
-                            column = (x_first + x.get()) * out_strides[2] + first[2]
-                            place = out_image + row * out_plane + (z * out_h + y) * out_w + column
-                            outputs = count
-                            if interleave > 1:
-                                outputs = f.value(f.minimum(count * interleave, out_w - column))
-                            f.call(
-                                store,
-                                [
-                                    f.argument("buffers"),
-                                    f.at(tile_at, (at.get() - q) * item),
-                                    rows,
-                                    outputs,
-                                    place,
-                                    out_plane,
-                                    group * outs + row,
-                                    0,
-                                ],
-                            )
-                            at.set(at.get() + count)
-                            x.set(x.get() + count)
+                    def write(at: Variable, r: Variable, x: Variable, count: Value) -> None:
+                        position = r_first + r.get()
+                        z = (position // t_h) * out_strides[0] + first[0]
+                        y = (position % t_h) * out_strides[1] + first[1]
+                        column = (x_first + x.get()) * out_strides[2] + first[2]
+                        place = out_image + row * out_plane + (z * out_h + y) * out_w + column
+                        outputs = count
+                        if interleave > 1:
+                            outputs = f.value(f.minimum(count * interleave, out_w - column))
+                        sums_at = f.at(tile_at, (at.get() - q) * item)
+                        channel_out = group * outs + row
+                        f.call(store, [f.argument("buffers"), sums_at, rows, outputs, place, out_plane, channel_out, 0])
 
-                        def skip() -> None:
-                            at.set(at.get() + (run_pitch - x.get()))
-                            x.set(0)
-                            r.set(r.get() + 1)
-
-                        f.if_else(left > 0, write, skip)
+                    over_runs(f, q, width, total, run_row, run_pitch, write)
 
                 number = f.variable("i64", 0)
 
@@ -293,14 +253,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                     with f.if_(last):
                         finish(q, vectors * lanes, tile_at)
 
-                q = f.variable("i64", 0)
-                if shape.vectors > 1:
-                    with f.while_(lambda: q.get() + (shape.vectors - 1) * lanes < total):
-                        run(q.get(), shape.vectors)
-                        q.set(q.get() + columns)
-                with f.while_(lambda: q.get() < total):
-                    run(q.get(), 1)
-                    q.set(q.get() + lanes)
+                over_columns(f, shape, total, run)
 
             with f.loop(0, f.maximum(ins, 1), channel_step) as channel:
                 channels = f.value(f.minimum(channel_step, ins - channel))
@@ -336,14 +289,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                                 ],
                             )
 
-                first_tile: Int = 0
-                first_row: Int = 0
-                for rows, name in zip(plan.row_counts, ("larger_tiles", "smaller_tiles"), strict=False):
-                    low = f.maximum(tile_begin, first_tile)
-                    high = f.minimum(tile_end, first_tile + names[name])
-                    with f.loop(low, high) as index:
-                        column_tiles(rows, (index - first_tile) * rows + first_row, index, channel, channels)
-                    first_tile, first_row = first_tile + names[name], first_row + names[name] * rows
+                def whole_channels(
+                    rows: int, row: Value, tile: Value, channel: Value = channel, channels: Value = channels,
+                    column_tiles: Callable[..., None] = column_tiles,
+                ) -> None:  # fmt: skip
+                    column_tiles(rows, row, tile, channel, channels)
+
+                over_row_tiles(f, names, plan.row_counts, tile_begin, tile_end, whole_channels)
 
     f.ret(0)
     sizes = (scratch_bytes, copy_bytes, int(blocked))
@@ -353,14 +305,3 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 def _waiting_tiles(shape: TileShape) -> int:
     """How many tiles cover the columns of a block: whole ones, and single vectors for the rest."""
     return _BLOCK_COLUMNS // shape.columns + shape.vectors + 1
-
-
-def _odd_lines(elements: int, item: int) -> int:
-    """Rounds up to an odd number of cache lines: even strides of copied rows would collide in the caches' sets."""
-    per_line = 64 // item
-    return (-(-elements // per_line) | 1) * per_line
-
-
-def _odd_lines_value(elements: Value, item: int) -> Value:
-    per_line = 64 // item
-    return (((elements + (per_line - 1)) // per_line) | 1) * per_line

@@ -17,6 +17,7 @@ differ from those of a plain sum.
 
 from __future__ import annotations
 
+from dhc.backends.cpu.contract.blocks import digits, split_count
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
@@ -113,17 +114,14 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
 
     slices = f.const(0) + f.value(f.ceildiv(outs, columns))
     blocks = others * t_blocks
-    even = (blocks % nthreads).equals(0) | (blocks >= nthreads * 8)
-    splits = f.select(even, 1, f.minimum(nthreads, f.maximum(slices, 1)))
+    splits = split_count(f, blocks, nthreads, slices)
     begin, end = even_share(f, blocks * splits, tid, nthreads)
     sums = taps * ins
     whole = f.value(f.ceildiv(outs, lanes)) * lanes  # output channels with those that fill the last vector
     last = f.variable("i64", -1)
     with f.loop(begin, end) as unit:
         block, split = unit // splits, unit % splits
-        t_block, rest = block % t_blocks, block // t_blocks
-        z_block, rest = rest % z_blocks, rest // z_blocks
-        group, image = rest % groups, rest // groups
+        t_block, z_block, group, image = digits(block, t_blocks, z_blocks, groups)
         t_first, z_first = t_block * t_size, z_block * z_size
         t_count = f.value(f.minimum(t_size, tiles - t_first))
         z_count = f.value(f.minimum(z_size, planes - z_first))
