@@ -25,7 +25,7 @@ from dhc.ir.op import Call
 from dhc.ir.symbols import Dim, Shape, free_symbols, product, substitute
 from dhc.passes.base import Pass, PassResult, register_pass
 from dhc.passes.fuse_rows import row_group
-from dhc.passes.rewrite import merge_results
+from dhc.passes.rewrite import run_inside
 
 _CHEAP_MAPS = ("broadcast_to", "iota", "eye", "slice", "flip")
 _CHEAP = frozenset(
@@ -59,10 +59,7 @@ class Fuse(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         """Groups the nodes of the graph and of the bodies of its control flow."""
-        result = PassResult()
-        for node in graph:
-            for region in node.regions if node.op.name != "fused" else ():
-                merge_results(result, self.run(region))
+        result = run_inside(self, graph)
         order = {node: position for position, node in enumerate(graph)}
         if self.contractions:
             # Contractions first: an epilogue saves a pass over memory, which grouping its ops elsewhere would not.

@@ -14,7 +14,7 @@ from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.symbols import Dim, contiguous_strides
 from dhc.passes.base import Pass, PassResult, register_pass
 from dhc.passes.fuse import outline
-from dhc.passes.rewrite import merge_results
+from dhc.passes.rewrite import run_inside
 from dhc.passes.strided import VIEWS, StridedView, refined_strides, viewed
 
 MAX_BATCH_AXES = 4
@@ -62,10 +62,7 @@ class FuseAttention(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         """Groups the attentions of the graph and of the bodies of its control flow."""
-        result = PassResult()
-        for node in graph:
-            for region in node.regions if node.op.name != "fused" else ():
-                merge_results(result, self.run(region))
+        result = run_inside(self, graph)
         order = {node: position for position, node in enumerate(graph)}
         for node in graph.nodes:
             if node.graph is not graph or node.op.name != "matmul":

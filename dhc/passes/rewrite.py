@@ -14,7 +14,7 @@ from typing import Union
 
 from dhc.ir.builder import Builder
 from dhc.ir.graph import Graph, Node, Value
-from dhc.passes.base import PassResult, Refusal
+from dhc.passes.base import Pass, PassResult, Refusal
 
 Rewritten = Union[None, Refusal, Value, Sequence[Value]]
 
@@ -130,6 +130,15 @@ def merge_results(into: PassResult, inner: PassResult) -> None:
         into.count(name, n)
     into.refusals.extend(inner.refusals)
     into.modified |= inner.modified
+
+
+def run_inside(grouping: Pass, graph: Graph) -> PassResult:
+    """Runs a pass on the bodies of the graph's control flow; groups that are fused already are left alone."""
+    result = PassResult()
+    for node in graph:
+        for region in node.regions if node.op.name != "fused" else ():
+            merge_results(result, grouping.run(region))
+    return result
 
 
 def replace_node(node: Node, values: Sequence[Value]) -> None:
