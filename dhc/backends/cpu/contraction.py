@@ -31,7 +31,7 @@ class PlannedContraction:
     Attributes:
         code: the kernel.
         operands: values or constant arrays for the buffers before the result.
-        params: run-time sizes.
+        params: run-time sizes, without the code's ``constants``.
         epilogue: the nodes that it covers besides the contraction.
         before: a kernel over the first operand that runs before, and the f32 elements that it writes to a buffer, which
             both kernels take behind their operands; None when there is none.
@@ -91,7 +91,7 @@ def _finish(
     params: Sequence[Dim],
 ) -> PlannedContraction:  # fmt: skip
     code = generators.emit(spec, target)
-    return PlannedContraction(code, (*operands, *planned.operands), (*params, *code.constants), planned)
+    return PlannedContraction(code, (*operands, *planned.operands), tuple(params), planned)
 
 
 def _plan_window(

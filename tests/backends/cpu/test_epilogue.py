@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import dhc
+from dhc.backends.cpu.contraction import plan_contraction
+from dhc.backends.cpu.target import host_target
 from dhc.ir import Builder, Graph, Value
 
 Tail = Callable[[Builder, Value, Callable[..., Value]], Value]
@@ -119,3 +121,16 @@ def test_zeros_of_both_signs_are_two_numbers() -> None:
     graph.output(b.add(b.mul(b.maximum(y, 0.0), -0.0), -0.0))
     (found,) = dhc.compile(graph).session(threads=1).run(np.array([[1, -2]], np.float32)).values()
     assert np.signbit(found).all()
+
+
+def test_a_step_has_each_parameter_of_its_kernel_once() -> None:
+    graph = Graph()
+    b = Builder(graph)
+    weights = b.constant(np.ones((8, 8, 3, 3), np.float32))
+    result = b.conv(graph.input("x", "f32", (1, 8, 9, 10)), weights)
+    graph.output(result)
+    (step,) = dhc.compile(graph).plan["program"]["items"]
+    planned = plan_contraction(result.producer, [], host_target())
+    assert planned is not None and planned.code.name == step["symbol"] and planned.code.constants
+    assert step["params"] == [*planned.params, *planned.code.constants]
+    assert len(planned.params) == len(planned.code.params)
