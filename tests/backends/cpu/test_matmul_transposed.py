@@ -7,6 +7,7 @@ import pytest
 
 import dhc
 from dhc.ir import Builder, Graph, Value
+from tests.support.threads import check_artifact
 
 
 def product(
@@ -39,14 +40,7 @@ def check(graph: Graph, steps: int | None = 1) -> None:
     if steps is not None:
         assert artifact.report.backend["steps"] == steps
     (wanted,) = graph.evaluate(**inputs)
-    first: bytes | None = None
-    for threads in (1, 2, 7):
-        session = artifact.session(threads=threads)
-        (found,) = session.run(inputs).values()
-        session.close()
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
-        assert first in (None, found.tobytes())
-        first = found.tobytes()
+    check_artifact(artifact, inputs, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("turned", ["a", "b", "ab"])

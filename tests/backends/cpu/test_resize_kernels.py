@@ -14,6 +14,7 @@ from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.sampling.resize import Pattern, ResizeSpec, emit_resize
 from dhc.ir import Builder, Graph, Value
 from dhc.ir.symbols import sym
+from tests.support.threads import check_artifact
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
 
@@ -33,13 +34,7 @@ def _check(graph: Graph, shape: tuple[int, ...], kernel: str = "resize_", thread
     symbols = [item["symbol"] for item in artifact.plan["program"]["items"]]
     assert len(symbols) == 1 and symbols[0].startswith(kernel)
     (wanted,) = graph.evaluate(x)
-    first = None
-    for count in threads:
-        with artifact.session(threads=count) as session:
-            (found,) = session.run({"x": x}).values()
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-        assert first is None or found.tobytes() == first.tobytes()
-        first = found
+    check_artifact(artifact, {"x": x}, wanted, rtol=1e-5, atol=1e-5, threads=threads)
 
 
 @settings(max_examples=40, deadline=None)

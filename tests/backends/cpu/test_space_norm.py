@@ -13,6 +13,7 @@ import dhc
 from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract.space_norm import HEADER, PIECE, SpaceNormSpec, emit_moments, emit_space_norm
 from dhc.ir import Builder, Graph, Value
+from tests.support.threads import check_artifact
 
 
 def _constant(b: Builder, seed: int, *shape: int) -> Value:
@@ -33,13 +34,7 @@ def _check(graph: Graph, x: np.ndarray, steps: int = 2, threads: tuple[int, ...]
     artifact = dhc.compile(graph)
     assert len(artifact.plan["program"]["items"]) == steps
     (wanted,) = graph.evaluate(x)
-    first = None
-    for count in threads:
-        with artifact.session(threads=count) as session:
-            (found,) = session.run({"x": x}).values()
-        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
-        assert first is None or found.tobytes() == first.tobytes()
-        first = found
+    check_artifact(artifact, {"x": x}, wanted, rtol=2e-5, atol=2e-5, threads=threads)
 
 
 def _image(*shape: int) -> np.ndarray:

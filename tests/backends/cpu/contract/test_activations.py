@@ -12,14 +12,8 @@ from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract import activations
 from dhc.backends.cpu.llvm.builder import Function, Module, Value
 from dhc.backends.cpu.llvm.loader import LoadedObject
+from tests.support.cpu_targets import ALL_TARGETS, RUNNABLE
 
-ALL_TARGETS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
-RUNNABLE = [
-    name
-    for name in ALL_TARGETS
-    if targets.target(name).arch == targets.host_target().arch
-    and set(targets.target(name).features) <= set(targets.host_target().features)
-]
 FUNCTIONS: dict[
     str, tuple[Callable[[Function, Value], Value], Callable[[np.ndarray], np.ndarray], tuple[float, float]]
 ] = {

@@ -13,14 +13,8 @@ from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.attention import plan_attention
 from dhc.ir import Builder, Graph, Value
 from dhc.passes.pipelines import standard_pipeline
-
-ALL_TARGETS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
-RUNNABLE = [
-    name
-    for name in ALL_TARGETS
-    if targets.target(name).arch == targets.host_target().arch
-    and set(targets.target(name).features) <= set(targets.host_target().features)
-]
+from tests.support.cpu_targets import ALL_TARGETS, RUNNABLE
+from tests.support.threads import check_artifact
 
 
 def scores_graph(
@@ -61,14 +55,7 @@ def check(graph: Graph, inputs: dict[str, np.ndarray], cpu: str | None = None, s
     if steps is not None:
         assert artifact.report.backend["steps"] == steps
     (wanted,) = graph.evaluate(**inputs)
-    first: bytes | None = None
-    for threads in (1, 2, 7):
-        session = artifact.session(threads=threads)
-        (found,) = session.run(inputs).values()
-        session.close()
-        np.testing.assert_allclose(found, wanted, rtol=3e-5, atol=3e-6)
-        assert first in (None, found.tobytes()), f"{threads} threads change the result"
-        first = found.tobytes()
+    check_artifact(artifact, inputs, wanted, rtol=3e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize(

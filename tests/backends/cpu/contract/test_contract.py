@@ -7,7 +7,6 @@ import functools
 import itertools
 import mmap
 import platform
-import threading
 
 import numpy as np
 import pytest
@@ -21,14 +20,11 @@ from dhc.backends.cpu.contract import epilogue as ep
 from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, MatmulSpec
 from dhc.backends.cpu.llvm.loader import LoadedObject
+from tests.support.cpu_targets import ALL_TARGETS
+from tests.support.cpu_targets import RUNNABLE as NAMED
+from tests.support.threads import run_kernel
 
-ALL_TARGETS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
-RUNNABLE = ["host"] + [
-    name
-    for name in ALL_TARGETS
-    if targets.target(name).arch == targets.host_target().arch
-    and set(targets.target(name).features) <= set(targets.host_target().features)
-]
+RUNNABLE = ["host", *NAMED]
 NUMPY = {"f32": np.float32, "f64": np.float64}
 # Relative to sum |a||b|; sums are at most a few thousand terms long.
 TOLERANCE = {"f32": 1e-5, "f64": 1e-13}
@@ -81,20 +77,7 @@ def run(spec, target_name, operands, params, out_shape, nthreads=1):
     bound = kernel.bind(
         [held[name].address for name in code.buffers], [*(params[name] for name in code.params), *code.constants]
     )
-    status = [None] * nthreads
-
-    def work(tid):
-        status[tid] = kernel.run(bound, tid, nthreads)
-
-    if nthreads == 1:
-        work(0)
-    else:
-        threads = [threading.Thread(target=work, args=(tid,)) for tid in range(nthreads)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert status == [0] * nthreads
+    run_kernel(kernel, bound, nthreads)
     return held["out"].array.copy()
 
 

@@ -15,7 +15,6 @@ from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.ir.symbols import sym
 from tests.backends.cpu.contract.test_contract import (
-    ALL_TARGETS,
     EPILOGUES,
     RUNNABLE,
     check,
@@ -23,6 +22,7 @@ from tests.backends.cpu.contract.test_contract import (
     run,
     windows,
 )
+from tests.support.cpu_targets import ALL_TARGETS
 
 LONG = ep.Chain((ep.Relu(),) * 8)  # too long to be repeated for every vector of a tile
 GELU_LIKE = ep.Chain((ep.LeakyRelu(0.1), ep.Clip(-3, 3), ep.LeakyRelu(0.2), ep.Clip(-1, 2), ep.Relu()))

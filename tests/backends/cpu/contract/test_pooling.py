@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import threading
 
 import numpy as np
 import pytest
@@ -16,12 +14,13 @@ from dhc_runtime.errors import UsageError
 import dhc
 from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract.pooling import PoolSpec, emit_pool
-from dhc.backends.cpu.llvm.loader import LoadedObject
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.ir import Builder, Graph
 from dhc.ir import dtype as as_dtype
 from dhc.ir.symbols import sym
-from tests.backends.cpu.contract.test_contract import ALL_TARGETS, RUNNABLE, Guarded
+from tests.backends.cpu.contract.test_contract import RUNNABLE, Guarded, loaded
+from tests.support.cpu_targets import ALL_TARGETS
+from tests.support.threads import run_kernel
 
 
 def pool_node(op, shape, dtype, attrs):
@@ -30,11 +29,6 @@ def pool_node(op, shape, dtype, attrs):
     y = Builder(graph).call(op, graph.input("x", as_dtype(np.dtype(dtype)), shape), attrs=attrs)
     graph.output(y)
     return graph, y.producer
-
-
-@functools.cache
-def loaded(name, ir, target_name):
-    return LoadedObject(targets.compile_ir(ir, targets.target(target_name))).kernel(name)
 
 
 def run(node, x, target_name, nthreads=1):
@@ -46,17 +40,7 @@ def run(node, x, target_name, nthreads=1):
     scratch.array[...] = np.nan
     held = [Guarded.of(x), out, scratch]
     bound = kernel.bind([guarded.address for guarded in held], [int(p) for p in params])
-    status = [None] * nthreads
-
-    def work(tid):
-        status[tid] = kernel.run(bound, tid, nthreads)
-
-    threads = [threading.Thread(target=work, args=(tid,)) for tid in range(nthreads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert status == [0] * nthreads
+    run_kernel(kernel, bound, nthreads)
     return out.array.copy()
 
 

@@ -14,14 +14,8 @@ from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract.recurrent import GATES, RecurrentSpec, emit_recurrent
 from dhc.backends.cpu.recurrent import plan_recurrent
 from dhc.ir import Builder, Graph
+from tests.support.cpu_targets import ALL_TARGETS, RUNNABLE
 
-ALL_TARGETS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
-RUNNABLE = [
-    name
-    for name in ALL_TARGETS
-    if targets.target(name).arch == targets.host_target().arch
-    and set(targets.target(name).features) <= set(targets.host_target().features)
-]
 BIASES = {"lstm": 8, "gru": 6, "rnn": 2}
 COUNTS = {"lstm": 4, "gru": 3, "rnn": 1}
 

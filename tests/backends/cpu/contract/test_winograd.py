@@ -21,7 +21,8 @@ from dhc.backends.cpu.contract.winograd_transform import (
     transformed_weights,
 )
 from dhc.ir import Builder, Graph
-from tests.backends.cpu.contract.test_contract import ALL_TARGETS, EPILOGUES, RUNNABLE, conv_case, run
+from tests.backends.cpu.contract.test_contract import EPILOGUES, RUNNABLE, conv_case, run
+from tests.support.cpu_targets import ALL_TARGETS
 
 # Of the largest sum of magnitudes of a result; typical data stay below this by a factor of 3.
 TYPICAL = 3e-6
