@@ -173,6 +173,8 @@ def _emit_tile(module: Module, rows: int, shape: TileShape, dtype: str, pitch: i
 def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     """Generates the kernel of a convolution with a known number of output positions.
 
+    The output of a pointwise convolution has the size of its input, as ``choose`` makes sure: it is read in place.
+
     Buffers: ``input``, ``weight`` (packed by :func:`pack_channels`), [``bias``], [``epilogue0``...], ``out``,
     ``scratch``. Parameters: as for other convolutions.
     """
