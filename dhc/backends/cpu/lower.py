@@ -13,6 +13,7 @@ from dhc_runtime.errors import CompileError
 from dhc.backends.cpu.attention import plan_attention
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
+from dhc.backends.cpu.integers import become_integers
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.backends.cpu.recurrent import plan_recurrent
@@ -189,7 +190,8 @@ class CpuLowering:
         elif contraction.op.name in NORMS:
             planned = plan_norm(contraction, tail, self.target)
         else:
-            planned = plan_contraction(contraction, tail, self.target, outside, exact=self.exact, storage=self.storage)
+            exact = self.exact or become_integers(tail, [outer for _, outer in results])
+            planned = plan_contraction(contraction, tail, self.target, outside, exact=exact, storage=self.storage)
             if planned is not None and planned.rounding is not None:
                 saved = int(contraction.operands[1].type.nbytes) // 2
                 self.stored.append(StoredWeights(str(node.location), saved, planned.rounding))
