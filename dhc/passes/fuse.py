@@ -102,7 +102,8 @@ class Fuse(Pass):
             if len(leading) == 1:
                 closed = len(chosen)
             following = (u for v in leading for u in v.users if u not in chosen and u.graph is contraction.graph)
-            joining = next((u for u in following if _is_pointwise(u, shape)), None)
+            # What nothing uses would end the group beside the value that leads on.
+            joining = next((u for u in following if _is_pointwise(u, shape) and u.result.uses), None)
             if joining is None:
                 break
             chosen[joining] = None
