@@ -10,8 +10,12 @@ import numpy as np
 
 from bench.interleaved import median
 
-_QUIET_SLICE = 0.001
-_QUIET_LIMIT = 0.05
+_QUIET_SLICE = 0.01
+"""Seconds; several ticks of a system that counts the time of running threads in steps of 4 ms."""
+_QUIET_SHARE = 0.1
+_QUIET_LIMIT = 0.5
+_TIMED_RUNS = 2
+"""Counted runs of an engine's turn, after one that is not counted and wakes its threads and caches."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class Times:
 def take_turns(engines: Mapping[str, Callable[[], object]], effort: Effort) -> Times:
     """Runs all engines in turn; two rounds warm up. Who begins changes from round to round.
 
-    Before each turn the process becomes quiet: some engines let their threads spin on after a run, which would take
-    the cores from the next one.
+    Before each turn the process becomes quiet: some engines let their threads spin on after a run (onnxruntime's for
+    about 50 ms), which would take the cores from the next one. A turn is a run that is not counted, as the engine's
+    threads sleep and the caches are another's, and then the counted ones.
     """
     names = list(engines)
     times = Times({name: [] for name in names})
@@ -67,11 +72,13 @@ def take_turns(engines: Mapping[str, Callable[[], object]], effort: Effort) -> T
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             become_quiet()
-            start = time.perf_counter()
             engines[name]()
-            taken = (time.perf_counter() - start) * 1e3
-            if turn >= 2:
-                times.milliseconds[name].append(taken)
+            for _ in range(_TIMED_RUNS):
+                start = time.perf_counter()
+                engines[name]()
+                taken = (time.perf_counter() - start) * 1e3
+                if turn >= 2:
+                    times.milliseconds[name].append(taken)
         turn += 1
         if turn == 2:
             started = time.perf_counter()
@@ -89,7 +96,7 @@ def become_quiet() -> float:
         before = time.process_time()
         time.sleep(_QUIET_SLICE)
         waited += _QUIET_SLICE
-        if time.process_time() - before < 0.3 * _QUIET_SLICE:
+        if time.process_time() - before < _QUIET_SHARE * _QUIET_SLICE:
             break
     return waited
 

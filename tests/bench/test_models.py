@@ -39,9 +39,9 @@ def test_light_models_take_their_image_alone(tmp_path: Path, monkeypatch) -> Non
 def test_turns_count_after_warming_up_and_who_begins_changes() -> None:
     calls: list[str] = []
     times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, Effort(least=4, most=4))
-    assert calls == list("abba" * 3)
+    assert calls == list("aaabbbbbbaaa" * 3)
     assert times.rounds == 4
-    assert {name: len(values) for name, values in times.milliseconds.items()} == {"a": 4, "b": 4}
+    assert {name: len(values) for name, values in times.milliseconds.items()} == {"a": 8, "b": 8}
 
 
 def test_the_limit_cuts_the_rounds_short_but_not_below_three() -> None:
@@ -50,7 +50,15 @@ def test_the_limit_cuts_the_rounds_short_but_not_below_three() -> None:
 
 
 def test_a_quiet_process_does_not_wait_long() -> None:
-    assert 0.0 < become_quiet() <= 0.06
+    assert 0.0 < become_quiet() <= 0.51
+
+
+def test_threads_that_spin_on_are_waited_for(monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("bench.measuring.time.sleep", slept.append)
+    monkeypatch.setattr("bench.measuring.time.process_time", lambda: min(sum(slept), 0.045))
+    assert become_quiet() == sum(slept)
+    assert 0.05 <= sum(slept) < 0.07
 
 
 def test_difference_is_a_share_of_the_largest_value() -> None:
