@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from dhc.backends.cpu.contract.blocks import split_count
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
+from dhc.backends.cpu.contract.factors import Factors
+from dhc.backends.cpu.contract.pair_copying import emit_copy_row_pairs
 from dhc.backends.cpu.contract.pointwise import is_pointwise
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, even_share, row_tiles, tile_shape
 from dhc.backends.cpu.contract.transpose import transposed
+from dhc.backends.cpu.contract.weight_tiles import as_stored, in_steps
 from dhc.backends.cpu.contract.window_plan import PARAMS
-from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -72,6 +75,11 @@ def _width(spec: ConvSpec, target: CpuTarget) -> TileShape:
     return TileShape(tiles[0][0] if tiles else 1, shape.vectors, shape.lanes)
 
 
+def _in_place(spec: ConvSpec) -> bool:
+    """Whether the input is broadcast as it lies."""
+    return is_pointwise(spec) and not spec.pairs
+
+
 def _blocks(spec: ConvSpec, shape: TileShape) -> int:
     return -(-(spec.out_channels // spec.groups) // shape.columns)
 
@@ -84,13 +92,13 @@ def _make_plan(spec: ConvSpec, target: CpuTarget) -> _Plan:
     block_tiles = -(-total // max(blocks, 1)) if total else 1
     per_line = 64 // item
     pitch = (-(-(block_tiles * shape.rows + shape.lanes) // per_line) | 1) * per_line
-    ins, taps = spec.in_channels // spec.groups, math.prod(spec.kernel)
-    if is_pointwise(spec):
+    ins, taps, in_place = spec.steps, math.prod(spec.kernel), _in_place(spec)
+    if in_place:
         row, budget = spec.positions * item, target.l2_bytes // 2
     else:
         row, budget = taps * pitch * item, target.l2_bytes // 4
     steps = -(-ins // max(1, -(-(ins * row) // budget)))
-    copy_bytes = 64 if is_pointwise(spec) else -(-(steps * taps * pitch * item) // 64) * 64
+    copy_bytes = 64 if in_place else -(-(steps * taps * pitch * item) // 64) * 64
     waiting = block_tiles * shape.rows * _blocks(spec, shape) * shape.columns * item if steps < ins else 0
     return _Plan(shape, larger, total, block_tiles, pitch, max(steps, 1), copy_bytes, waiting)
 
@@ -101,21 +109,22 @@ def pack_channels(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, An
 
     shape = _width(spec, target)
     outs, blocks = spec.out_channels // spec.groups, _blocks(spec, shape)
-    full = weights.reshape(spec.groups, outs, -1)
-    padded = np.zeros((spec.groups, blocks * shape.columns, full.shape[2]), weights.dtype)
+    full = in_steps(spec, weights.reshape(spec.groups, outs, spec.in_channels // spec.groups, -1), 2)
+    full = full.reshape(spec.groups, outs, -1)
+    padded = np.zeros((spec.groups, blocks * shape.columns, full.shape[2]), full.dtype)
     padded[:, :outs] = full
     parts = padded.reshape(spec.groups, blocks, shape.columns, -1)
-    return np.ascontiguousarray(parts.transpose(0, 1, 3, 2)).reshape(-1)
+    return as_stored(spec, parts.transpose(0, 1, 3, 2))
 
 
-def _emit_tile(module: Module, rows: int, shape: TileShape, dtype: str, pitch: int) -> Function:
+def _emit_tile(module: Module, rows: int, shape: TileShape, factors: Factors, pitch: int) -> Function:
     """``void tile(a, a_stride, b, steps, waiting, resume, last, to)``: one tile of sums.
 
     ``sum over s of a[s * a_stride + r] * b[s][j]`` goes on from ``waiting`` with ``resume``, and back there; with
     ``last`` it goes to ``to[j * pitch + r]``, up to ``lanes - 1`` elements behind each row are overwritten.
     """
-    item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
-    vector = f"<{lanes} x {element}>"
+    lanes, vector, item = shape.lanes, factors.vector, ITEM_BYTES[factors.dtype]
+    line = shape.columns * factors.column_bytes
     f = module.function(
         f"tile{rows}",
         "void",
@@ -142,15 +151,15 @@ def _emit_tile(module: Module, rows: int, shape: TileShape, dtype: str, pitch: i
     a, b = f.variable("ptr", f.argument("a")), f.variable("ptr", f.argument("b"))
     with f.loop(0, f.argument("steps")):
         a_now, b_now = a.get(), b.get()
-        columns = [f.load(vector, f.at(b_now, v * lanes * item), item) for v in range(shape.vectors)]
-        for offset in range(0, shape.columns * item, 64):
+        columns = [factors.column(f, f.at(b_now, v * lanes * factors.column_bytes)) for v in range(shape.vectors)]
+        for offset in range(0, line, 64):
             f.prefetch(f.at(b_now, _AHEAD + offset))
         for r in range(rows):
-            scalar = f.splat(f.load(element, f.at(a_now, r * item), item), lanes)
+            row_factor = factors.row(f, f.at(a_now, r * factors.row_bytes))
             for v in range(shape.vectors):
-                sums[r][v].set(f.fma(scalar, columns[v], sums[r][v].get()))
+                sums[r][v].set(factors.multiply_add(f, row_factor, columns[v], sums[r][v].get()))
         a.set(f.at(a_now, f.argument("a_stride")))
-        b.set(f.at(b_now, shape.columns * item))
+        b.set(f.at(b_now, line))
 
     def finish() -> None:
         zero = Value(f, vector, "zeroinitializer")
@@ -184,9 +193,10 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     lanes, width = shape.lanes, shape.columns
     finished_pitch = _BLOCK_POSITIONS + shape.rows + lanes + 64 // item
     counts = [shape.rows, shape.rows - 1][: min(2, shape.rows)]
-    tiles = {rows: _emit_tile(module, rows, shape, spec.dtype, finished_pitch) for rows in counts}
+    factors = Factors.with_weights_as_columns(spec, lanes)
+    tiles = {rows: _emit_tile(module, rows, shape, factors, finished_pitch) for rows in counts}
     x_strides = sorted({1, 2, spec.padded(spec.stride, 1)[2]})
-    copy_row = {stride: _renamed_copy(module, spec.dtype, lanes, stride) for stride in x_strides}
+    copy_row = {stride: _renamed_copy(module, spec, lanes, stride) for stride in x_strides}
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
     store = emit_conv_store(module, "store", spec, lanes, finished_pitch, out_at)
@@ -202,10 +212,15 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     scratch = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
     waiting_at = f.at(scratch, names["copy_bytes"])
     results = f.stack((width * finished_pitch + lanes) * item)
+    per_step = 2 if spec.pairs else 1  # channels
+    steps = f.value(f.ceildiv(ins, per_step)) if spec.pairs else ins
     in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
     out_h, out_w = names["out_h"], names["out_w"]
     size = names["out_d"] * out_h * out_w
     in_size = in_d * in_h * in_w
+    if spec.pairs and is_pointwise(spec):
+        # All positions are one row, which is copied at once.
+        in_d, in_h, in_w, out_h, out_w = f.const(1), f.const(1), in_size, f.const(1), size
     taps = kernel[0] * kernel[1] * kernel[2]
     pitch, channel_step, in_place = names["pitch"], names["channel_step"], names["in_place"].equals(1)
     tile_total, block_tiles = names["tiles"], names["block_tiles"]
@@ -227,13 +242,15 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         group = channel_map % groups
         first, last = position(first_tile), position(last_tile)
         out_begin, out_end = even_share(f, out_blocks, split, splits)
-        group_weight = f.at(weight, group * out_blocks * taps * ins * (width * item))
-        with f.loop(0, f.maximum(ins, 1), channel_step) as channel:
-            channels = f.value(f.minimum(channel_step, ins - channel))
-            from_channel = f.at(source, (channel_map * ins + channel) * in_size * item)
+        group_weight = f.at(weight, group * out_blocks * taps * steps * (width * factors.column_bytes))
+        with f.loop(0, f.maximum(steps, 1), channel_step) as channel:
+            channels = f.value(f.minimum(channel_step, steps - channel))
+            from_channel = f.at(source, (channel_map * ins + channel * per_step) * in_size * item)
+
+            read = f.value(f.minimum(channels * 2, ins - channel * 2)) if spec.pairs else channels
 
             def gather(
-                first: Value = first, last: Value = last, channels: Value = channels, from_channel: Value = from_channel
+                first: Value = first, last: Value = last, read: Value = read, from_channel: Value = from_channel
             ) -> None:
                 first_row, last_row = first // out_w, (last - 1) // out_w
                 with f.loop(0, taps) as tap, f.loop(first_row, last_row + 1) as row:
@@ -246,7 +263,7 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                     arguments: list[Int] = [
                         f.at(from_channel, f.select(inside, (z * in_h + y) * in_w * item, 0)),
                         in_size * item,
-                        channels,
+                        read,
                         x_first * stride[2] + x_tap * dilation[2] - pad[2],
                         f.select(inside, in_w, 0),
                         x_last - x_first,
@@ -260,9 +277,9 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
             f.if_else(in_place, lambda: None, gather)
             a_base = f.select(in_place, f.at(from_channel, first * item), scratch)
             a_stride = f.select(in_place, in_size * item, pitch * item)
-            done = channel + channels >= ins
+            done = channel + channels >= steps
             with f.loop(out_begin, out_end) as out_block:
-                b = f.at(group_weight, (out_block * ins + channel) * taps * (width * item))
+                b = f.at(group_weight, (out_block * steps + channel) * taps * (width * factors.column_bytes))
                 waiting_block = out_block * block_tiles * (shape.rows * width * item)
                 with f.loop(first_tile, last_tile) as tile:
                     offset = position(tile) - first
@@ -287,12 +304,15 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                     )
     f.ret(0)
     constants = [spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups]
-    constants += [int(is_pointwise(spec)), plan.larger, plan.tiles, plan.block_tiles, plan.pitch, plan.channel_step]
+    constants += [int(_in_place(spec)), plan.larger, plan.tiles, plan.block_tiles, plan.pitch, plan.channel_step]
     constants += [plan.copy_bytes, plan.scratch_bytes]
     for values, fill in ((spec.kernel, 1), (spec.stride, 1), (spec.dilation, 1), (spec.pad_begin, 0)):
         constants += spec.padded(values, fill)
     return finished(module, target, "channels", buffers, PARAMS, plan.scratch_bytes, constants)
 
 
-def _renamed_copy(module: Module, dtype: str, lanes: int, stride: int) -> Function:
-    return emit_copy_row(module, f"copy_row{stride}", dtype, lanes, stride)
+def _renamed_copy(module: Module, spec: ConvSpec, lanes: int, stride: int) -> Function:
+    name = f"copy_row{stride}"
+    if spec.pairs:
+        return emit_copy_row_pairs(module, name, stride)
+    return emit_copy_row(module, name, spec.dtype, lanes, stride)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dhc.backends.cpu.contract.epilogue import Epilogue, EpilogueContext
+from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.contract.tile import ResultWriter, TileShape
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value, Variable
 
@@ -111,14 +112,15 @@ def emit_fused_tile(
     *,
     bias: bool,
     out_buffer: int,
+    factors: Factors | None = None,
 ) -> Function:
     """Writes ``void tile(a, b, b_stride, steps, ...)`` with the arguments of :class:`FusedTile` behind.
 
     Row ``r``, column ``j``: the sum over steps ``s`` of ``a[s * rows + r] * b[s * b_stride + j]``. Whole vectors of
-    ``b`` are read whatever ``count`` is.
+    ``b`` are read whatever ``count`` is. ``factors``: how both lie in memory when it is not as ``dtype``.
     """
-    item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
-    vector = f"<{lanes} x {element}>"
+    factors = factors or Factors(dtype, shape.lanes)
+    lanes, vector = shape.lanes, factors.vector
     own = (("ptr", "a"), ("ptr", "b"), ("i64", "b_stride"), ("i64", "steps"))
     f = module.function(name, "void", own + FusedTile.ARGUMENTS)
     fused = FusedTile(f, shape, dtype, epilogue, store, bias=bias, out_buffer=out_buffer)
@@ -127,12 +129,12 @@ def emit_fused_tile(
     a, b = f.variable("ptr", f.argument("a")), f.variable("ptr", f.argument("b"))
     with f.loop(0, f.argument("steps")):
         a_now, b_now = a.get(), b.get()
-        columns = [f.load(vector, f.at(b_now, v * lanes * item), item) for v in range(shape.vectors)]
+        columns = [factors.column(f, f.at(b_now, v * lanes * factors.column_bytes)) for v in range(shape.vectors)]
         for r in range(shape.rows):
-            scalar = f.splat(f.load(element, f.at(a_now, r * item), item), lanes)
+            row = factors.row(f, f.at(a_now, r * factors.row_bytes))
             for v in range(shape.vectors):
-                sums[r][v].set(f.fma(scalar, columns[v], sums[r][v].get()))
-        a.set(f.at(a_now, shape.rows * item))
+                sums[r][v].set(factors.multiply_add(f, row, columns[v], sums[r][v].get()))
+        a.set(f.at(a_now, shape.rows * factors.row_bytes))
         b.set(f.at(b_now, f.argument("b_stride")))
     fused.finish(sums)
     return f

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.contract.packing import emit_pack, emit_widen
 from dhc.backends.cpu.contract.packing import transpose_block as transpose_block
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffer_names, finished
@@ -84,7 +85,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                 spec.dtype,
                 ((0, 0),),
                 packed_rows=False,
-                storage=storage,
+                factors=Factors(spec.dtype, shape.lanes, columns=storage),
             )
             for rows in row_counts
         }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from dhc.backends.cpu.contract.tile import TileShape, load_lanes, load_widened
+from dhc.backends.cpu.contract.factors import load_widened
+from dhc.backends.cpu.contract.tile import TileShape, load_lanes
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 
 

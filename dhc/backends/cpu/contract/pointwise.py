@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.blocks import over_row_tiles, split_count
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
+from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.contract.fused_tile import emit_copy_panel, emit_fused_tile
+from dhc.backends.cpu.contract.pair_copying import emit_copy_panel_pairs
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, even_share, load_lanes, row_tiles, tile_shape
-from dhc.backends.cpu.contract.weight_tiles import row_tile_parts
+from dhc.backends.cpu.contract.weight_tiles import as_stored, in_steps, row_tile_parts
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -51,11 +53,12 @@ def pack_pointwise(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, A
 
     _, tiles, _ = output_tiles(spec, target)
     outs = spec.out_channels // spec.groups
-    full = weights.reshape(spec.groups, outs, -1)
+    full = in_steps(spec, weights.reshape(spec.groups, outs, spec.in_channels // spec.groups, -1), 2)
+    full = full.reshape(spec.groups, outs, -1)
     parts: list[np.ndarray[Any, Any]] = []
     for group in full:
         parts += row_tile_parts(group, tiles)
-    return np.ascontiguousarray(np.concatenate(parts)) if parts else np.zeros(0, weights.dtype)
+    return as_stored(spec, np.concatenate(parts) if parts else np.zeros(0, weights.dtype))
 
 
 def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
@@ -68,8 +71,8 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     item = ITEM_BYTES[spec.dtype]
     shape, tiles, counts = output_tiles(spec, target)
     columns, lanes = shape.columns, shape.lanes
-    ins_fixed = spec.in_channels // spec.groups
-    scratch_bytes = max(target.l2_bytes // 2, ins_fixed * columns * item)
+    factors = Factors.with_weights_as_rows(spec, lanes)
+    scratch_bytes = max(target.l2_bytes // 2, spec.steps * columns * item)
     scratch_bytes = -(-scratch_bytes // 64) * 64
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
@@ -79,13 +82,17 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         for rows in counts:
             functions[rows, vectors] = emit_fused_tile(
                 module, f"tile{rows}x{vectors}", TileShape(rows, vectors, lanes), spec.dtype, spec.epilogue,
-                stores[vectors], bias=spec.bias, out_buffer=out_at,
+                stores[vectors], bias=spec.bias, out_buffer=out_at, factors=factors,
             )  # fmt: skip
-    copy_panel = emit_copy_panel(module, "copy_panel", spec.dtype, shape, load_lanes)
+    if spec.pairs:
+        copy_panel = emit_copy_panel_pairs(module, "copy_panel", shape)
+    else:
+        copy_panel = emit_copy_panel(module, "copy_panel", spec.dtype, shape, load_lanes)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
     groups, ins, outs = names["groups"], names["in_channels"], names["out_channels"]
+    steps = f.value(f.ceildiv(ins, 2)) if spec.pairs else ins
     tid, nthreads = f.argument("tid"), f.argument("nthreads")
     source, weight = f.pointer_argument(0), f.pointer_argument(1)
     scratch = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
@@ -96,7 +103,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
 
     # Blocks of columns that fit the second-level cache, evened out over the threads.
     panels = f.value(f.ceildiv(size, columns))
-    panel_bytes = f.value(f.maximum(ins, 1)) * (columns * item)
+    panel_bytes = f.value(f.maximum(steps, 1)) * (columns * item)
     most = f.value(f.maximum(1, names["scratch_bytes"] // panel_bytes))
     blocks = f.value(f.ceildiv(panels, most))
     maps = names["batch"] * groups
@@ -119,7 +126,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         group = channel_map % groups
         b = f.at(source, channel_map * ins * row_bytes)
         tile_begin, tile_end = even_share(f, tile_total, split, splits)
-        group_weight = f.at(weight, group * outs * ins * item)
+        group_weight = f.at(weight, group * outs * steps * factors.row_bytes)
         out_map = channel_map * outs * size
 
         with f.if_(last_copied.get().equals(block).equals(0)):
@@ -140,7 +147,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
             group_weight: Value = group_weight,
             out_map: Value = out_map,
         ) -> None:
-            a = f.at(group_weight, row * ins * item)
+            a = f.at(group_weight, row * steps * factors.row_bytes)
             with f.loop(*panel_range) as panel:
                 left = size - panel * columns
                 copied = copies | (left < columns)
@@ -150,7 +157,7 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                     f.at(b, panel * (columns * item)),
                 )
                 b_stride = f.select(copied, columns * item, row_bytes)
-                arguments: list[Int] = [a, b_at, b_stride, ins, f.argument("buffers"), sums]
+                arguments: list[Int] = [a, b_at, b_stride, steps, f.argument("buffers"), sums]
                 arguments += [out_map + row * size + panel * columns, size, group * outs + row, left]
 
                 def run(vectors: int, arguments: list[Int] = arguments) -> None:
@@ -164,7 +171,9 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         over_row_tiles(f, names, counts, tile_begin, tile_end, column_tiles)
     f.ret(0)
     many = [count for _, count in tiles] + [0, 0]
-    constants = (spec.groups, ins_fixed, spec.out_channels // spec.groups, *many[:2], scratch_bytes)
+    # What the tiles read as pairs is always a copy.
+    copied = spec.pairs or sum(many) >= _COPY_TILES
+    constants = (spec.groups, spec.in_channels // spec.groups, spec.out_channels // spec.groups, *many[:2])
     return finished(
-        module, target, "pointwise", buffers, PARAMS, scratch_bytes, (*constants, int(sum(many) >= _COPY_TILES))
+        module, target, "pointwise", buffers, PARAMS, scratch_bytes, (*constants, scratch_bytes, int(copied))
     )

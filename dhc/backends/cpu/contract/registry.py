@@ -19,6 +19,7 @@ from dhc.backends.cpu.contract.choice import choose
 from dhc.backends.cpu.contract.depthwise import emit_depthwise, is_depthwise
 from dhc.backends.cpu.contract.depthwise_channels import emit_depthwise_channels, pack_depthwise_channels
 from dhc.backends.cpu.contract.depthwise_direct import emit_depthwise_direct, is_direct
+from dhc.backends.cpu.contract.factors import has_pairs
 from dhc.backends.cpu.contract.few_channels import emit_few_channels, has_few_channels
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.matmul_pairs import emit_matmul_pairs, pack_pairs, takes_pairs
@@ -49,6 +50,7 @@ class Generator:
         emit: writes the kernel.
         pack: lays out the constant operand (weights, packed ``b``) as the kernel reads it.
         exact: whether results differ from the plain sum only by the order of summation.
+        stored: whether it reads weights that are stored in 16 bits, and multiplies pairs of bf16.
     """
 
     name: str
@@ -56,15 +58,17 @@ class Generator:
     emit: Callable[[Any, CpuTarget], KernelCode]
     pack: Callable[[Any, CpuTarget, Any], Any]
     exact: bool = True
+    stored: bool = False
 
 
 GENERATORS: tuple[Generator, ...] = (
-    Generator("matmul-pairs", takes_pairs, emit_matmul_pairs, pack_pairs),
+    Generator("matmul-pairs", takes_pairs, emit_matmul_pairs, pack_pairs, stored=True),
     Generator(
         "matmul",
         lambda spec, target: isinstance(spec, MatmulSpec),
         emit_matmul,
         lambda spec, target, b: pack_b(spec, target, b) if spec.packed_b else b,
+        stored=True,
     ),
     Generator(
         "winograd",
@@ -84,12 +88,14 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "channels",
         emit_channels,
         pack_channels,
+        stored=True,
     ),
     Generator(
         "pointwise",
         lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "pointwise",
         emit_pointwise,
         pack_pointwise,
+        stored=True,
     ),
     Generator(
         "depthwise-channels",
@@ -115,7 +121,13 @@ GENERATORS: tuple[Generator, ...] = (
         emit_depthwise,
         lambda spec, target, weights: weights.reshape(-1),
     ),
-    Generator("window", lambda spec, target: isinstance(spec, (ConvSpec, ConvTransposeSpec)), emit_window, pack_window),
+    Generator(
+        "window",
+        lambda spec, target: isinstance(spec, (ConvSpec, ConvTransposeSpec)),
+        emit_window,
+        pack_window,
+        stored=True,
+    ),
 )
 
 
@@ -126,7 +138,9 @@ def select(spec: Spec, target: CpuTarget, *, exact: bool = False) -> Generator:
         CompileError: when none accepts it.
     """
     for generator in GENERATORS:
-        if (generator.exact or not exact) and generator.accepts(spec, target):
+        if not (generator.exact or not exact) or not (generator.stored or not spec.storage):
+            continue
+        if generator.accepts(spec, target):
             return generator
     raise CompileError(f"no kernel generator for {spec.text()} on {target.name}")
 
@@ -143,7 +157,13 @@ def _pays_narrow(spec: ConvSpec, target: CpuTarget, width: int) -> bool:
 
 
 def normalize(
-    spec: Spec, target: CpuTarget, in_size: Sequence[Any] = (), out_size: Sequence[Any] = (), *, exact: bool = False
+    spec: Spec,
+    target: CpuTarget,
+    in_size: Sequence[Any] = (),
+    out_size: Sequence[Any] = (),
+    *,
+    exact: bool = False,
+    storage: str = "",
 ) -> Spec:
     """Sets what only matters for speed from what is known about sizes, so that equal needs share one kernel.
 
@@ -153,20 +173,33 @@ def normalize(
         in_size: spatial sizes of the input, numbers or symbolic expressions; empty: unknown.
         out_size: spatial sizes of the output.
         exact: only methods that change no more than the order of summation.
+        storage: how weights are to be stored where the method can read them so: "", ``bf16`` or ``f16``. With ``bf16``
+            factors are multiplied as pairs where the target does that and it is faster.
     """
+    if isinstance(spec, MatmulSpec):
+        return spec
+    storage = storage if spec.dtype == "f32" else ""
+    pairs = storage == "bf16" and has_pairs(target) and spec.in_channels // spec.groups > 1
     if isinstance(spec, ConvSpec):
-        tile = 0 if exact else winograd_tile(spec, target, out_size)
+        tile = 0 if exact else winograd_tile(spec, target, out_size, pairs=pairs)
         if tile:
             return dataclasses.replace(spec, winograd=tile)
         output_width = out_size[-1] if out_size and isinstance(out_size[-1], int) else None
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
         spec = dataclasses.replace(spec, narrow=narrow)
-        return choose(spec, target, in_size, out_size)
-    if isinstance(spec, ConvTransposeSpec) and is_shared(spec):
+        return _stored(choose(spec, target, in_size, out_size), target, storage, pairs)
+    if is_shared(spec):
         width = out_size[-1] if out_size else None
-        return dataclasses.replace(spec, narrow=isinstance(width, int) and not pays_transposed(spec, target, width))
-    return spec
+        spec = dataclasses.replace(spec, narrow=isinstance(width, int) and not pays_transposed(spec, target, width))
+    return _stored(spec, target, storage, pairs)
+
+
+def _stored(spec: Spec, target: CpuTarget, storage: str, pairs: bool) -> Spec:
+    """The spec with its weights in 16 bits, where its method reads them so."""
+    if not storage or not select(spec, target).stored:
+        return spec
+    return dataclasses.replace(spec, storage=storage, pairs=pairs)
 
 
 def emit(spec: Spec, target: CpuTarget, *, exact: bool = False) -> KernelCode:

@@ -105,6 +105,8 @@ class _WindowSpec:
     winograd: int = 0
     method: str = ""
     positions: int = 0
+    storage: str = ""
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
@@ -120,6 +122,10 @@ class _WindowSpec:
             raise UsageError(f"{self.groups} groups do not divide {self.in_channels} and {self.out_channels} channels")
         if min(self.kernel) < 1 or min(self.stride) < 1 or min(self.dilation) < 1:
             raise UsageError("kernel sizes, strides and dilations are at least 1")
+        if self.storage and (self.storage not in ("bf16", "f16") or self.dtype != "f32"):
+            raise UsageError(f"weights of f32 are stored in bf16 or f16, not as {self.storage}")
+        if self.pairs and (self.storage != "bf16" or self.winograd):
+            raise UsageError("pairs are of bf16, in plain sums")
 
     def text(self) -> str:
         """Canonical text."""
@@ -132,7 +138,13 @@ class _WindowSpec:
             f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
             f"bias={int(self.bias)} narrow={int(self.narrow)} winograd={self.winograd} "
             f"method={self.method}:{self.positions} epilogue=[{self.epilogue.text()}]"
+            + (f" storage={self.storage} pairs={int(self.pairs)}" if self.storage else "")
         )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sum over the input channels of a group: channels, or pairs of them."""
+        return -(-(self.in_channels // self.groups) // (2 if self.pairs else 1))
 
     def padded(self, values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
         """``values`` extended by leading dimensions to three."""
@@ -163,6 +175,9 @@ class ConvSpec(_WindowSpec):
         method: ``pointwise`` for outputs of the input's size, ``channels`` for a known number of output positions,
             ``depthwise-channels`` for a known width; empty: what serves every size. ``normalize`` sets it.
         positions: number of output positions of an image, for ``channels``; of a row, for ``depthwise-channels``.
+        storage: how weights of f32 are stored: "" as they are, else ``bf16`` or ``f16``.
+        pairs: products are of pairs of input channels in bf16 (:mod:`~dhc.backends.cpu.contract.factors`);
+            ``normalize`` sets it where the target multiplies them and that is faster.
     """
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dhc.backends.cpu.contract.epilogue import Epilogue, EpilogueContext
+from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
 
@@ -70,7 +71,7 @@ def emit_accumulate(
     *,
     packed_rows: bool,
     adjacent_rows: bool = False,
-    storage: str = "",
+    factors: Factors | None = None,
 ) -> Function:
     """Writes ``void tile(a, row_stride, step_stride, b, b_stride, line, steps, buffer, resume)``: the sums of one tile.
 
@@ -87,10 +88,11 @@ def emit_accumulate(
         packed_rows: ``a`` is ``[step][tap][row]`` contiguous; else row ``r`` lies ``row_stride`` bytes apart, steps
             ``step_stride`` bytes apart, and there is one tap.
         adjacent_rows: with ``packed_rows``: one tap, its rows contiguous, but steps ``step_stride`` bytes apart.
-        storage: element type of ``b`` in memory when it is not ``dtype``: ``bf16`` or ``f16`` for f32.
+        factors: how ``a`` (by rows) and ``b`` (by columns) lie in memory when it is not as ``dtype``.
     """
-    item, lanes, element = ITEM_BYTES[dtype], shape.lanes, ELEMENT[dtype]
-    vector = f"<{lanes} x {element}>"
+    item, lanes = ITEM_BYTES[dtype], shape.lanes
+    factors = factors or Factors(dtype, lanes)
+    vector, row_item, column_item = factors.vector, factors.row_bytes, factors.column_bytes
     f = module.function(
         name,
         "void",
@@ -119,7 +121,7 @@ def emit_accumulate(
     row_stride = f.argument("row_stride")
     if packed_rows:
         bases = [f.variable("ptr", f.argument("a"))]
-        step = f.argument("step_stride") if adjacent_rows else f.const(len(tap_offsets) * shape.rows * item)
+        step = f.argument("step_stride") if adjacent_rows else f.const(len(tap_offsets) * shape.rows * row_item)
     else:
         # A pointer for every third row: address modes reach the two next rows as base + stride and base + 2 stride.
         bases = [f.variable("ptr", f.at(f.argument("a"), row_stride * r)) for r in range(0, shape.rows, 3)]
@@ -133,19 +135,15 @@ def emit_accumulate(
             if number not in lines:
                 lines[number] = f.at(b_now, f.argument("line") * number)
             b_line = lines[number]
-            width = 2 if storage else item
-            columns = [
-                load_widened(f, storage, vector, f.at(b_line, offset + v * lanes * width), item)
-                for v in range(shape.vectors)
-            ]
+            columns = [factors.column(f, f.at(b_line, offset + v * lanes * column_item)) for v in range(shape.vectors)]
             for r in range(shape.rows):
                 if packed_rows:
-                    at = f.at(a_now[0], (tap * shape.rows + r) * item)
+                    at = f.at(a_now[0], (tap * shape.rows + r) * row_item)
                 else:
                     at = f.at(a_now[r // 3], (0, row_stride, double_stride)[r % 3])
-                scalar = f.splat(f.load(element, at, item), lanes)
+                row_factor = factors.row(f, at)
                 for v in range(shape.vectors):
-                    sums[r][v].set(f.fma(scalar, columns[v], sums[r][v].get()))
+                    sums[r][v].set(factors.multiply_add(f, row_factor, columns[v], sums[r][v].get()))
         for base, pointer in zip(bases, a_now, strict=True):
             base.set(f.at(pointer, step))
         b.set(f.at(b_now, f.argument("b_stride")))
@@ -154,20 +152,6 @@ def emit_accumulate(
             f.store(sums[r][v].get(), places[r][v], lanes * item)
     f.ret()
     return f
-
-
-def load_widened(f: Function, storage: str, vector: str, pointer: Value, item: int) -> Value:
-    """Loads a vector; elements of bf16 or f16 become f32, which is exact."""
-    if not storage:
-        return f.load(vector, pointer, item)
-    lanes = vector[1:-1].split(" x ")[0]
-    if storage == "f16":
-        return f.emit(vector, f"fpext <{lanes} x half> {f.load(f'<{lanes} x half>', pointer, 2).ref} to {vector}")
-    bits = f.load(f"<{lanes} x i16>", pointer, 2)
-    wide = f.emit(f"<{lanes} x i32>", f"zext <{lanes} x i16> {bits.ref} to <{lanes} x i32>")
-    sixteen = f.splat(f.const(16, "i32"), int(lanes))
-    high = f.emit(f"<{lanes} x i32>", f"shl <{lanes} x i32> {wide.ref}, {sixteen.ref}")
-    return f.emit(vector, f"bitcast <{lanes} x i32> {high.ref} to {vector}")
 
 
 def store_lanes(f: Function, value: Value, pointer: Value, count: Value, item: int) -> None:

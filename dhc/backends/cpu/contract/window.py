@@ -34,6 +34,8 @@ from dhc.backends.cpu.contract.blocks import (
 )
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
+from dhc.backends.cpu.contract.factors import Factors
+from dhc.backends.cpu.contract.pair_copying import emit_copy_row_pairs
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, ConvTransposeSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import CONSTANTS, PARAMS, constant_parameters, make_plan
@@ -54,7 +56,8 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     module = Module(target, KERNEL)
     item, shape, lanes = ITEM_BYTES[spec.dtype], plan.shape, plan.shape.lanes
     columns = shape.columns
-    ins_fixed = spec.in_channels // spec.groups
+    ins_fixed = spec.steps
+    factors = Factors.with_weights_as_rows(spec, lanes)
     inner_taps = len(plan.tap_offsets)
     interleave = plan.interleave
     copies = max(phase.taps for phase in plan.phases) // inner_taps
@@ -89,6 +92,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 spec.dtype,
                 offsets,
                 packed_rows=True,
+                factors=factors,
             )
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
@@ -96,7 +100,10 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         module, "store", spec, lanes, columns, out_at,
         column_stride=plan.out_stride[2] // interleave, interleave=interleave, plane=shape.rows * columns,
     )  # fmt: skip
-    copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, plan.in_stride[2])
+    if spec.pairs:
+        copy_row = emit_copy_row_pairs(module, "copy_row", plan.in_stride[2])
+    else:
+        copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, plan.in_stride[2])
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
@@ -104,6 +111,8 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
     record = 3 + 3 * interleave
     taps_at = names["phases"] * record + phases_at
     groups, ins, outs = names["groups"], names["in_channels"], names["out_channels"]
+    per_step = 2 if spec.pairs else 1  # channels
+    steps = f.value(f.ceildiv(ins, per_step)) if spec.pairs else ins
     in_strides: tuple[Int, ...] = (names["in_stride_z"], names["in_stride_y"], plan.in_stride[2])
     out_strides: tuple[Int, ...] = (names["out_stride_z"], names["out_stride_y"], plan.out_stride[2])
     tid, nthreads = f.argument("tid"), f.argument("nthreads")
@@ -132,7 +141,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             for out, first, stride in zip((out_d, out_h, out_w), (first_z, first_y, first_x), out_strides, strict=True)
         ]
         t_rows, t_h, t_w = size[0] * size[1], size[1], size[2]
-        copied_rows = f.value(f.maximum(tap_count * ins, 1))
+        copied_rows = f.value(f.maximum(tap_count * steps, 1))
 
         # Blocks of x columns and rows that fit the scratch memory, evened out over the threads.
         room = (names["copy_bytes"] // item - slack) // copied_rows
@@ -150,9 +159,9 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
             planes=planes, nthreads=nthreads,
         )  # fmt: skip
         x_size, r_size, pitch_row, pitch = chosen.x_size, chosen.r_size, chosen.pitch_row, chosen.pitch
-        # Channels of a block: all of them, or as many as the copied columns leave room for.
+        # Channels, or pairs of them, of a block: all, or as many as the copied columns leave room for.
         fitting = (names["copy_bytes"] // item - slack) // f.value(f.maximum(tap_count * pitch, 1))
-        channel_step = f.value(f.maximum(1, f.select(in_blocks, f.minimum(fitting, ins), ins)))
+        channel_step = f.value(f.maximum(1, f.select(in_blocks, f.minimum(fitting, steps), steps)))
         blocks = names["batch"] * groups * planes * chosen.r_blocks * chosen.x_blocks
         splits = split_count(f, blocks, nthreads, tile_total)
         contiguous = chosen.x_blocks.equals(1) if not plan.wide and isinstance(spec, ConvSpec) else None
@@ -181,7 +190,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 run_row = f.select(contiguous, whole, x_count)
                 run_pitch = f.select(contiguous, whole, pitch_row)
             tile_begin, tile_end = even_share(f, tile_total, split, splits)
-            group_weight = f.at(weight, group * names["taps"] * ins * outs * item)
+            group_weight = f.at(weight, group * names["taps"] * steps * outs * factors.row_bytes)
             out_image = (image * groups + group) * outs * out_plane
 
             def column_tiles(
@@ -210,13 +219,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                 tile_weights = [
                     f.at(
                         group_weight,
-                        ((before * outs + row * (taps * inner_taps)) * ins + channel * (taps * inner_taps * rows))
-                        * item,
+                        ((before * outs + row * (taps * inner_taps)) * steps + channel * (taps * inner_taps * rows))
+                        * factors.row_bytes,
                     )
                     for _, taps, before in parts
                 ]
 
-                last = channel + channels >= ins
+                last = channel + channels >= steps
                 waiting = f.at(scratch, tile * (_waiting_tiles(shape) * tile_sums * item) + names["copy_bytes"])
 
                 def finish(q: Value, width: Int, tile_at: Value) -> None:
@@ -241,7 +250,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 
                 def run(q: Value, vectors: int) -> None:
                     held = f.at(waiting, number.get() * (tile_sums * item))
-                    tile_at = f.select(channel_step < ins, held, sums)
+                    tile_at = f.select(channel_step < steps, held, sums)
                     number.set(number.get() + 1)
                     for i, (part, a, region) in enumerate(zip(parts, tile_weights, regions)):
                         to = f.at(tile_at, i * shape.rows * columns * item)
@@ -255,12 +264,13 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
 
                 over_columns(f, shape, total, run)
 
-            with f.loop(0, f.maximum(ins, 1), channel_step) as channel:
-                channels = f.value(f.minimum(channel_step, ins - channel))
-                fresh = last_copied.get().equals(block) & (channel_step >= ins)
+            with f.loop(0, f.maximum(steps, 1), channel_step) as channel:
+                channels = f.value(f.minimum(channel_step, steps - channel))
+                fresh = last_copied.get().equals(block) & (channel_step >= steps)
                 with f.if_(fresh.equals(0)):
                     last_copied.set(block)
-                    channel0 = f.at(source, ((image * groups + group) * ins + channel) * in_plane * item)
+                    channel0 = f.at(source, ((image * groups + group) * ins + channel * per_step) * in_plane * item)
+                    read = f.minimum(channels * 2, ins - channel * 2) if spec.pairs else channels
                     copied = list(zip(parts, regions))[: 1 if plan.shared_copy else interleave]
                     for part, region in copied:
                         with f.loop(0, part[1]) as tap, f.loop(0, r_count + halo) as r:
@@ -280,7 +290,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
                                 [
                                     f.at(channel0, start),
                                     in_plane * item,
-                                    channels,
+                                    read,
                                     x_first * in_strides[2] + dx,
                                     width,
                                     x_count + span,

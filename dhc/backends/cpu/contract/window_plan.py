@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec
 from dhc.backends.cpu.contract.tile import TileShape, row_tiles, tile_shape
-from dhc.backends.cpu.contract.weight_tiles import row_tile_parts
+from dhc.backends.cpu.contract.weight_tiles import as_stored, in_steps, row_tile_parts
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -163,13 +163,14 @@ def pack_weights(
         full = weights.reshape(groups, outs, ins, *kernel)
     else:
         full = weights.reshape(groups, ins, outs, *kernel).transpose(0, 2, 1, 3, 4, 5)
+    full = in_steps(spec, full, 2)
     parts: list[np.ndarray[Any, Any]] = []
     for group in range(groups):
         for phase in plan.phases:
             for x in phase.xs:
                 chosen = full[group][:, :, list(phase.z.taps)][:, :, :, list(phase.y.taps)][:, :, :, :, list(x.taps)]
                 parts += row_tile_parts(chosen.reshape(outs, -1), plan.tiles)
-    return np.ascontiguousarray(np.concatenate(parts)) if parts else np.zeros(0, weights.dtype)
+    return as_stored(spec, np.concatenate(parts) if parts else np.zeros(0, weights.dtype))
 
 
 def constant_parameters(spec: ConvSpec | ConvTransposeSpec, plan: Plan, scratch: tuple[int, ...]) -> tuple[int, ...]:

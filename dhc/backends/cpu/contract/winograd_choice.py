@@ -32,13 +32,14 @@ sums of over 3,300 terms do without tiles of 4 x 4, of over 32,000 without the m
 times smaller than the bound: about 1.5e-7 * sqrt(terms) of the largest result."""
 
 
-def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any]) -> int:
+def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any], *, pairs: bool = False) -> int:
     """Size of the output tiles with which a convolution is fastest, 0 where a plain sum is.
 
     Args:
         spec: the spec.
         target: the target.
         out_size: spatial sizes of the output, numbers or symbolic expressions; empty: unknown.
+        pairs: whether the plain sum is one of pairs of bf16.
     """
     if not is_winograd(spec):
         return 0
@@ -55,7 +56,8 @@ def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any]) ->
     if not costs:
         return 0
     best = min(costs, key=lambda m: costs[m])
-    return best if costs[best] * _MARGIN < _direct_cost(spec, target, depth * height * width) else 0
+    plain = _direct_cost(spec, target, depth * height * width) / (1.75 if pairs else 1.0)
+    return best if costs[best] * _MARGIN < plain else 0
 
 
 def _weights_cost(count: int) -> float:

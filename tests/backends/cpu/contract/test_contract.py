@@ -20,6 +20,8 @@ from dhc.backends.cpu.contract import epilogue as ep
 from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, MatmulSpec
 from dhc.backends.cpu.llvm.loader import LoadedObject
+from dhc.ir.dtypes import bf16
+from dhc.ir.dtypes import dtype as as_dtype
 from tests.support.cpu_targets import ALL_TARGETS
 from tests.support.cpu_targets import RUNNABLE as NAMED
 from tests.support.threads import run_kernel
@@ -68,7 +70,10 @@ def run(spec, target_name, operands, params, out_shape, nthreads=1):
     """Runs a kernel on copies of the operands in guarded memory; returns the output."""
     code, kernel = compiled(spec, target_name)
     dtype = NUMPY[spec.dtype]
-    held = {name: Guarded.of(np.ascontiguousarray(values, dtype=dtype)) for name, values in operands.items()}
+    held = {
+        name: Guarded.of(np.ascontiguousarray(values, dtype=values.dtype if name == "weight" else dtype))
+        for name, values in operands.items()
+    }
     held["out"] = Guarded(out_shape, dtype)
     held["out"].array[...] = np.nan
     held["scratch"] = Guarded((code.scratch_per_thread * nthreads // 8,), np.float64)
@@ -199,8 +204,15 @@ def conv_case(spec, target_name, batch, in_spatial, out_spatial, seed=0):
         w_shape = (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
     w = rng.standard_normal(w_shape).astype(dtype)
     bias = rng.standard_normal(spec.out_channels).astype(dtype) if spec.bias else None
+    if spec.storage:
+        w = w.astype(as_dtype(spec.storage).numpy).astype(dtype)
+    seen = x.astype(bf16.numpy) if spec.pairs else x
     expected, magnitude = conv_reference(
-        spec, x.astype(np.float64), w.astype(np.float64), None if bias is None else bias.astype(np.float64), out_spatial
+        spec,
+        seen.astype(np.float64),
+        w.astype(np.float64),
+        None if bias is None else bias.astype(np.float64),
+        out_spatial,
     )
     operands = {"input": x, "weight": registry.pack_weights(spec, targets.target(target_name), w)}
     if bias is not None:
