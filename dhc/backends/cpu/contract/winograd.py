@@ -9,7 +9,11 @@ For 4 x 4 outputs at a time a window costs 36 products instead of 144. A thread 
 
 Weights are transformed and laid out at compile time; each is read once for a block. Windows of several planes (3x3x3)
 are sums over z taps and channels in the transformed domain: the planes of a block lie one behind the other, so that the
-channels of ``kz`` neighbouring planes are one long sum.
+channels of ``kz`` neighbouring planes are one long sum; z taps that meet no plane of the map are left out.
+
+A dilated convolution is one without dilation on each of its phases, the positions with equal remainders in each axis.
+Phases of y and z are counted like further rows and planes. Those of x lie side by side: a row of tiles is its first
+column of tiles in all phases, then the next column, so that inputs and outputs of neighbouring tiles are neighbours.
 
 Each result is one sum in the order (z tap, channel), whatever the block. :mod:`.winograd_transform` says how results
 differ from those of a plain sum.
@@ -22,7 +26,14 @@ from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.contract.winograd_plan import CONSTANTS, constant_parameters, make_plan
-from dhc.backends.cpu.contract.winograd_stages import ITEM, emit_input_stage, emit_output_stage, emit_tile_store
+from dhc.backends.cpu.contract.winograd_stages import (
+    ITEM,
+    emit_input_stage,
+    emit_output_stage,
+    emit_tile_store,
+    input_tiles,
+    output_tiles,
+)
 from dhc.backends.cpu.llvm.builder import Module, Value
 from dhc.backends.cpu.target import CpuTarget
 
@@ -36,7 +47,8 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     plan = make_plan(spec, target)
     module = Module(target, KERNEL)
     m, lanes, positions, columns = plan.m, plan.lanes, plan.positions, plan.columns
-    group_tiles = lanes // m  # tiles whose outputs are one vector
+    dilation = spec.dilation[-1]
+    in_tiles, out_tiles = input_tiles(lanes, dilation), output_tiles(m, lanes, dilation)
     widths = sorted({plan.vectors, plan.last_vectors}, reverse=True)
     accumulate = {
         (rows, vectors): emit_accumulate(
@@ -64,8 +76,8 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         first_operand=out_at - len(spec.epilogue.operands()),
         out_buffer=out_at,
     )
-    inputs = emit_input_stage(module, "inputs", m, lanes)
-    outputs = emit_output_stage(module, "outputs", m, lanes, store, columns)
+    inputs = emit_input_stage(module, "inputs", m, lanes, dilation)
+    outputs = emit_output_stage(module, "outputs", m, lanes, store, columns, dilation)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
@@ -82,29 +94,49 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     flat = taps.equals(1)
     images = f.select(flat, 1, names["batch"])
     planes = f.select(flat, names["batch"] * out_d, out_d)
-    tiles_x = f.value(f.ceildiv(out_w, m))
-    tiles = tiles_x * f.value(f.ceildiv(out_h, m))
+    dilation_y = names["dilation_y"]
+    tall = dilation_y * m  # rows that a row of tiles of each phase covers
+    tiles_x = f.value(f.ceildiv(out_w, m * dilation)) * dilation
+    tiles = tiles_x * ((out_h // tall) * dilation_y + f.minimum(dilation_y, out_h % tall))
+
+    def origin(tile: Value) -> tuple[Value, Value, Value]:
+        """First row and column of a tile's outputs, and its number in its row."""
+        row, number = tile // tiles_x, tile % tiles_x
+        column = number * m if dilation == 1 else number // dilation * (m * dilation) + number % dilation
+        return f.value((row // dilation_y) * tall + row % dilation_y), f.value(column), number
+
+    def planes_of(block: Value) -> tuple[Value, Value, Value]:
+        """Of a block of planes: phase, its first plane among those of the phase, how many it has."""
+        phase, first = block % dilation_z, block // dilation_z * z_size
+        most = f.value(f.ceildiv(planes - phase, dilation_z)) - first
+        return phase, first, f.value(f.maximum(f.minimum(z_size, most), 0))
 
     # Blocks: all tiles of some planes where planes are small, else some tiles of one plane (of a few with z taps).
-    aligned = (tiles_x % lanes).equals(0)
+    even = in_tiles == lanes and max(lanes, dilation) % min(lanes, dilation) == 0
+    aligned = (tiles_x % lanes).equals(0) if even else f.const(0, "i1")
     spill = f.select(aligned, 0, lanes - 1)  # the last tiles of a row are written in whole vectors
 
     def pitch_of(count: Value) -> Value:
         return f.value(f.ceildiv(count + spill, lanes)) * lanes
 
     fitting = names["room"] // pitch_of(f.value(f.maximum(tiles, 1)))
-    z_size = f.value(f.minimum(f.maximum(f.select(flat, fitting, names["most_planes"]), 1), f.maximum(planes, 1)))
-    z_even = f.value(f.ceildiv(planes, z_size))
-    z_size = f.value(f.maximum(f.ceildiv(planes, f.maximum(z_even, 1)), 1))
+    dilation_z = names["dilation_z"]  # 1 without z taps
+    of_phase = f.value(f.ceildiv(planes, dilation_z))
+    z_size = f.value(f.minimum(f.maximum(f.select(flat, fitting, names["most_planes"]), 1), f.maximum(of_phase, 1)))
+    z_even = f.value(f.ceildiv(of_phase, z_size))
+    z_size = f.value(f.maximum(f.ceildiv(of_phase, f.maximum(z_even, 1)), 1))
     z_held = z_size + taps - 1
     t_most = (names["room"] // z_held) // lanes * lanes - spill
     t_most = f.select(aligned, f.minimum(t_most, names["wide_tiles"]), t_most)
+    # Blocks begin with a whole column of phases.
+    step = f.select(aligned, max(lanes, dilation), plan.tile_step)
+    if dilation > 1:
+        t_most = t_most // step * step
     t_blocks = f.value(f.ceildiv(tiles, t_most))
-    z_blocks = f.value(f.ceildiv(planes, z_size))
+    z_blocks = f.value(f.ceildiv(of_phase, z_size)) * dilation_z
     others = images * groups * z_blocks
     roomy = (tiles >= nthreads * 32) & (others < nthreads)
     t_blocks = f.select(roomy, f.value(f.ceildiv(t_blocks, nthreads)) * nthreads, t_blocks)
-    step = f.select(aligned, lanes, min(plan.rows))
     t_size = f.value(f.ceildiv(f.value(f.ceildiv(tiles, f.maximum(t_blocks, 1))), step)) * step
     t_size = f.value(f.maximum(f.minimum(t_size, f.minimum(t_most, tiles)), 1))
     t_blocks = f.value(f.ceildiv(tiles, t_size))
@@ -116,38 +148,38 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     blocks = others * t_blocks
     splits = split_count(f, blocks, nthreads, slices)
     begin, end = even_share(f, blocks * splits, tid, nthreads)
-    sums = taps * ins
     whole = f.value(f.ceildiv(outs, lanes)) * lanes  # output channels with those that fill the last vector
     last = f.variable("i64", -1)
     with f.loop(begin, end) as unit:
         block, split = unit // splits, unit % splits
         t_block, z_block, group, image = digits(block, t_blocks, z_blocks, groups)
-        t_first, z_first = t_block * t_size, z_block * z_size
+        t_first = t_block * t_size
         t_count = f.value(f.minimum(t_size, tiles - t_first))
-        z_count = f.value(f.minimum(z_size, planes - z_first))
+        phase, z_first, z_count = planes_of(z_block)
 
         with f.if_(last.get().equals(block).equals(0)):
             last.set(block)
-            with f.loop(0, z_count + taps - 1) as held:
-                position = z_first + held
+            with f.loop(0, f.select(z_count > 0, z_count + taps - 1, 0)) as held:
+                position = (z_first + held) * dilation_z + phase
                 number = f.select(flat, position // out_d, image)
                 z = f.select(flat, position % out_d, position) - names["pad_z"]
                 inside = (z >= 0) & (z < in_d)
                 height = f.select(inside, in_h, 0)
                 start = (number * groups + group) * ins * in_plane + f.select(inside, z, 0) * in_h * in_w
-                t = f.variable("i64", 0)
+                # Sums leave out planes beyond the map; a single tap there would read zeros.
+                t = f.variable("i64", f.select(inside | flat, 0, t_count))
                 with f.while_(lambda t=t, t_count=t_count: t.get() < t_count):  # type: ignore[misc]
                     now = t.get()
-                    at = t_first + now
-                    row, column = at // tiles_x, at % tiles_x
+                    y, x, number = origin(t_first + now)
                     f.call(
                         inputs,
                         [
                             f.at(source, start * ITEM),
                             in_plane * ITEM,
                             ins,
-                            row * m - names["pad_y"],
-                            column * m - names["pad_x"],
+                            y - names["pad_y"],
+                            dilation_y,
+                            x - names["pad_x"],
                             height,
                             in_w,
                             f.at(transformed, (held * ins * pitch + now) * ITEM),
@@ -155,21 +187,29 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                             plane_stride,
                         ],
                     )
-                    count = f.minimum(f.minimum(lanes, tiles_x - column), t_count - now)
+                    count = f.minimum(f.minimum(in_tiles, tiles_x - number), t_count - now)
+                    if dilation > lanes:
+                        count = f.minimum(count, dilation - number % dilation)
                     t.set(now + count)
 
         slice_begin, slice_end = even_share(f, slices, split, splits)
         with f.loop(slice_begin, slice_end) as index:
             first = index * columns
             here = f.value(f.minimum(columns, whole - first))  # output channels of this slice, whole vectors
-            slice_weight = f.at(weight, (group * whole + first) * sums * (positions * ITEM))
+            slice_weight = f.at(weight, (group * whole + first) * taps * ins * (positions * ITEM))
 
             def multiply(vectors: int, slice_weight: Value = slice_weight, z_count: Value = z_count,
-                         t_count: Value = t_count) -> None:  # fmt: skip
+                         t_count: Value = t_count, phase: Value = phase, z_first: Value = z_first) -> None:  # fmt: skip
                 width = vectors * lanes * ITEM
                 with f.loop(0, positions) as e, f.loop(0, z_count) as z:
-                    b = f.at(slice_weight, e * sums * width)
-                    a = f.at(transformed, e * plane_stride + z * ins * step_bytes)
+                    # Taps whose plane lies in the map.
+                    z_in = (z_first + z) * dilation_z + phase - names["pad_z"]
+                    tap = f.maximum(f.value(f.ceildiv(0 - f.minimum(z_in, 0), dilation_z)), 0)
+                    behind = f.value(f.ceildiv(f.value(f.maximum(in_d - z_in, 0)), dilation_z))
+                    tap = f.select(flat, 0, f.minimum(tap, taps))
+                    sums = f.select(flat, 1, f.maximum(f.minimum(behind, taps) - tap, 0)) * ins
+                    b = f.at(slice_weight, (e * taps + tap) * ins * width)
+                    a = f.at(transformed, e * plane_stride + (z + tap) * ins * step_bytes)
                     to = f.at(products, (z * pitch * positions + e) * (columns * ITEM))
                     t = f.variable("i64", 0)
 
@@ -194,7 +234,7 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 f.if_else(here.equals(columns), lambda: multiply(widths[0]), lambda: multiply(widths[1]))
 
             with f.loop(0, z_count) as z:
-                position = z_first + z
+                position = (z_first + z) * dilation_z + phase
                 number = f.select(flat, position // out_d, image)
                 z_out = f.select(flat, position % out_d, position)
                 channel = group * outs + first
@@ -202,9 +242,8 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 t = f.variable("i64", 0)
                 with f.while_(lambda t=t, t_count=t_count: t.get() < t_count):  # type: ignore[misc]
                     now = t.get()
-                    at = t_first + now
-                    row, column = at // tiles_x, at % tiles_x
-                    count = f.value(f.minimum(f.minimum(group_tiles, tiles_x - column), t_count - now))
+                    y, x, number = origin(t_first + now)
+                    count = f.value(f.minimum(f.minimum(out_tiles, tiles_x - number), t_count - now))
                     f.call(
                         outputs,
                         [
@@ -212,10 +251,10 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                             f.at(products, (z * pitch + now) * (positions * columns * ITEM)),
                             count,
                             here // lanes,
-                            f.minimum(m, out_h - row * m),
-                            f.minimum(count * m, out_w - column * m),
-                            place + row * m * out_w + column * m,
-                            out_w,
+                            f.minimum(m, f.value(f.ceildiv(out_h - y, dilation_y))),
+                            f.minimum(count * m, out_w - x),
+                            place + y * out_w + x,
+                            dilation_y * out_w,
                             out_plane,
                             channel,
                             outs - first,

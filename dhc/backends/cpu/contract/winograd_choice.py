@@ -12,6 +12,7 @@ from typing import Any
 
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.backends.cpu.contract.winograd_plan import is_winograd
+from dhc.backends.cpu.contract.winograd_stages import input_tiles, output_tiles
 from dhc.backends.cpu.contract.winograd_transform import TILES, error_bound
 from dhc.backends.cpu.target import CpuTarget
 
@@ -24,6 +25,8 @@ _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.85  # of the limit that register tiles re
 # Weights that a step brings in, where they may still lie in a cache, and from memory.
 _BYTES_PER_STEP, _BYTES_PER_STEP_FROM_MEMORY, _CACHED_BYTES = 16.0, 8.0, 8 << 20
 _MARGIN = 1.1
+# Dilation to which a plain sum's taps of a row share its copy.
+_MOST_SHARED = 32
 # Sizes that only a run knows: those of a typical image or volume.
 _ASSUMED_SIZE, _ASSUMED_DEPTH = 64, 16
 MOST_ERROR = 2.0**-5
@@ -56,7 +59,7 @@ def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any], *,
     if not costs:
         return 0
     best = min(costs, key=lambda m: costs[m])
-    plain = _direct_cost(spec, target, depth * height * width) / (1.75 if pairs else 1.0)
+    plain = _direct_cost(spec, target, depth * height * width, width) / (1.75 if pairs else 1.0)
     return best if costs[best] * _MARGIN < plain else 0
 
 
@@ -65,24 +68,36 @@ def _weights_cost(count: int) -> float:
     return count * 4 / rate
 
 
-def _direct_cost(spec: ConvSpec, target: CpuTarget, positions: int) -> float:
+def _direct_cost(spec: ConvSpec, target: CpuTarget, positions: int, width: int) -> float:
     weights = spec.out_channels * (spec.in_channels // spec.groups) * math.prod(spec.kernel)
-    return weights * positions / target.lanes(spec.dtype) / _DIRECT_SHARE + _weights_cost(weights)
+    # Rows that dilated taps share have columns between them that are computed in vain.
+    between = (spec.dilation[-1] - 1) * (spec.kernel[-1] - 1)
+    columns = positions * (1 + between / width) if spec.dilation[-1] <= _MOST_SHARED else positions
+    return weights * columns / target.lanes(spec.dtype) / _DIRECT_SHARE + _weights_cost(weights)
 
 
 def _winograd_cost(spec: ConvSpec, target: CpuTarget, m: int, depth: int, height: int, width: int) -> float:
     lanes, taps = target.lanes(spec.dtype), spec.padded(spec.kernel, 1)[0]
+    dilation = spec.padded(spec.dilation, 1)
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    rows, columns = -(-height // m), -(-width // m)
+    tall = m * dilation[1]
+    rows = height // tall * dilation[1] + min(dilation[1], height % tall)
+    columns = -(-width // (m * dilation[2])) * dilation[2]
     vectors, positions = -(-outs // lanes), (m + 2) ** 2
     tiles = -(-rows * columns // 4) * 4
     weights = positions * ins * taps * vectors
-    planes = depth if taps == 1 else depth + (taps - 1) * -(-depth // 4)
+    planes, met = depth, 1.0
+    if taps > 1:
+        planes += (taps - 1) * max(0, dilation[0] * -(-depth // (4 * dilation[0])) - dilation[0])
+        shifts = (abs(tap * dilation[0] - spec.pad_begin[0]) for tap in range(taps))
+        met = sum(max(0, depth - shift) for shift in shifts) / (taps * depth)
     far = min(1.0, positions * ins * min(tiles * planes, 64) * 4 / _FAR_INPUT_BYTES)
     input_cost = _INPUT_COST[m] + far * _FAR_INPUT_COST[m]
     far = min(1.0, outs * depth * height * width * 4 / _FAR_OUTPUT_BYTES)
     output_cost = (_OUTPUT_COST[m] + far * _FAR_OUTPUT_COST[m]) * lanes / 16
-    transforms = planes * rows * -(-columns // lanes) * ins * input_cost
-    transforms += depth * rows * -(-columns // max(lanes // m, 1)) * vectors * output_cost
-    products = weights * depth * tiles / _PRODUCT_SHARE
+    together = output_tiles(m, lanes, dilation[2])  # a square of outputs for each vector of them
+    squares = -(-columns // together) * -(-together * m // lanes)
+    transforms = planes * rows * -(-columns // input_tiles(lanes, dilation[2])) * ins * input_cost
+    transforms += depth * rows * squares * vectors * output_cost
+    products = weights * met * depth * tiles / _PRODUCT_SHARE
     return spec.groups * (transforms + products + _weights_cost(weights * lanes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ CONSTANTS = (
     "pad_z",
     "pad_y",
     "pad_x",
+    "dilation_z",
+    "dilation_y",
     "room",  # tiles of one channel that scratch memory holds, over all planes of a block
     "most_planes",  # output planes of a block
     "wide_tiles",  # most tiles of a plane in a block where rows of tiles fill whole vectors
@@ -35,6 +38,8 @@ CONSTANTS = (
 _TILES = 64
 # With no more input channels than these, half as many tiles of a wide map are 2 to 8 % faster.
 _FEW_CHANNELS = 64
+# Wider dilations would need more room for a row of outputs than the first-level cache has.
+_MOST_DILATION = 16
 # Transformed inputs that a thread holds of several planes.
 _MOST_BYTES = 8 << 20
 
@@ -54,6 +59,7 @@ class WinogradPlan:
         most_planes: output planes of a block.
         input_bytes: scratch memory for transformed inputs.
         product_bytes: scratch memory for products.
+        tile_step: tiles of a plane in a block are a multiple of it: whole columns of phases, if possible whole tiles.
     """
 
     m: int
@@ -66,6 +72,7 @@ class WinogradPlan:
     most_planes: int
     input_bytes: int
     product_bytes: int
+    tile_step: int
 
     @property
     def positions(self) -> int:
@@ -79,10 +86,11 @@ class WinogradPlan:
 
 
 def is_winograd(spec: ConvSpec) -> bool:
-    """Whether a kernel can be written: float32, 3x3 windows in y and x without strides or dilation."""
-    kernel, stride, dilation = spec.padded(spec.kernel, 1), spec.padded(spec.stride, 1), spec.padded(spec.dilation, 1)
+    """Whether a kernel can be written: float32, 3x3 windows in y and x without strides, dilated not too far."""
+    kernel = spec.padded(spec.kernel, 1)
     fits = spec.dtype == "f32" and len(spec.kernel) >= 2 and kernel[1:] == (3, 3)
-    return fits and set(stride) == {1} and set(dilation) == {1} and spec.in_channels > 0 and spec.out_channels > 0
+    near = spec.dilation[-1] <= _MOST_DILATION
+    return fits and near and set(spec.stride) == {1} and spec.in_channels > 0 and spec.out_channels > 0
 
 
 def make_plan(spec: ConvSpec, target: CpuTarget) -> WinogradPlan:
@@ -104,9 +112,12 @@ def make_plan(spec: ConvSpec, target: CpuTarget) -> WinogradPlan:
     room = _TILES * (most_planes + taps - 1)
     plane_bytes = (room * ins + 2 * lanes) * 4
     product_bytes = (room + max(rows) + lanes) * positions * vectors * lanes * 4
+    dilation = spec.dilation[-1]
+    step = math.lcm(dilation, min(rows))
     return WinogradPlan(
         m, lanes, vectors, rows, total - (slices - 1) * vectors, slices, room, most_planes,
         -(-positions * (plane_bytes + 64) // 64) * 64, -(-product_bytes // 64) * 64,
+        step if step <= _TILES // 2 else dilation,
     )  # fmt: skip
 
 
@@ -116,7 +127,8 @@ def constant_parameters(spec: ConvSpec, plan: WinogradPlan) -> tuple[int, ...]:
     taps, pads = spec.padded(spec.kernel, 1)[0], spec.padded(spec.pad_begin, 0)
     wide_tiles = _TILES // 2 if ins <= _FEW_CHANNELS else _TILES
     sizes = (plan.room, plan.most_planes, wide_tiles, plan.input_bytes, plan.input_bytes + plan.product_bytes)
-    return (spec.groups, ins, outs, taps, *pads, *sizes)
+    dilation_z, dilation_y, _ = spec.padded(spec.dilation, 1)
+    return (spec.groups, ins, outs, taps, *pads, dilation_z if taps > 1 else 1, dilation_y, *sizes)
 
 
 def pack_weights(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,21 +13,27 @@ from collections.abc import Sequence
 from dhc.backends.cpu.contract.copying import emit_copy_row, inside_mask
 from dhc.backends.cpu.contract.epilogue import Epilogue
 from dhc.backends.cpu.contract.tile import ResultWriter
+from dhc.backends.cpu.contract.transpose import transposed
 from dhc.backends.cpu.contract.winograd_transform import emit_inputs, emit_outputs
 from dhc.backends.cpu.llvm.builder import Function, Module, Value
 
 ITEM = 4  # the transforms are for float32
 
 
-def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
-    """Writes ``void inputs(from, from_stride, channels, y, x, height, width, to, to_stride, plane_stride)``.
+def emit_input_stage(module: Module, name: str, m: int, lanes: int, dilation: int = 1) -> Function:
+    """Writes ``void inputs(from, from_stride, channels, y, y_step, x, height, width, to, to_stride, plane_stride)``.
 
-    Transforms ``lanes`` neighbouring tiles of each channel: those of which the first begins at row ``y``, column ``x``
-    of the map, whose channels lie ``from_stride`` bytes apart. Outside of ``height`` x ``width`` the map is zero.
-    Position ``e`` of the tiles of channel ``c`` goes to the vector at ``to + e * plane_stride + c * to_stride``.
+    Transforms the first tiles (:func:`input_tiles`) of a row of each channel: those of which the first begins at row
+    ``y``, column ``x`` of the map, whose channels lie ``from_stride`` bytes apart. Outside of ``height`` x ``width``
+    the map is zero. Position ``e`` of the tiles of channel ``c`` goes to the vector at
+    ``to + e * plane_stride + c * to_stride``.
+
+    Rows of a tile lie ``y_step`` apart, its columns ``dilation``; neighbouring tiles are those of neighbouring columns
+    first (the phases), as :func:`~.winograd_plan.column_of` counts them.
     """
     size, vector = m + 2, f"<{lanes} x float>"
-    whole = m * lanes  # columns that begin a tile; 2 more are read
+    offsets = _offsets(m, lanes, dilation)  # of the vectors of a row
+    whole = offsets[-1] + lanes
     f = module.function(
         name,
         "void",
@@ -36,6 +42,7 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
             ("i64", "from_stride"),
             ("i64", "channels"),
             ("i64", "y"),
+            ("i64", "y_step"),
             ("i64", "x"),
             ("i64", "height"),
             ("i64", "width"),
@@ -44,15 +51,16 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
             ("i64", "plane_stride"),
         ),
     )
-    names = ("from", "from_stride", "channels", "y", "x", "height", "width", "to", "to_stride", "plane_stride")
-    source, from_stride, channels, y0, x0, height, width, to, to_stride, plane_stride = map(f.argument, names)
+    source, from_stride, channels, y0, y_step, x0, height, width, to, to_stride, plane_stride = (
+        f.argument(n) for _, n in f.arguments
+    )
 
     def transform(rows: Sequence[Sequence[Value]], place: Value) -> None:
-        """From ``size`` rows of ``m + 1`` vectors to the tiles' positions."""
-        columns = [emit_inputs(f, m, [row[i] for row in rows]) for i in range(m + 1)]
+        """From ``size`` rows of vectors to the tiles' positions."""
+        columns = [emit_inputs(f, m, [row[i] for row in rows]) for i in range(len(offsets))]
         at = place
         for i in range(size):
-            for value in emit_inputs(f, m, _dealt(f, [column[i] for column in columns], m, lanes)):
+            for value in emit_inputs(f, m, _dealt(f, [column[i] for column in columns], m, lanes, dilation)):
                 f.store(value, at, ITEM)
                 at = f.at(at, plane_stride)
 
@@ -62,13 +70,13 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
 
     if module.target.masks:
         # Rows outside of the map are read where a row of zeros lies, columns outside are masked.
-        zeros = f.stack((whole + lanes) * ITEM)
-        for i in range(m + 1):
-            f.store(Value(f, vector, "zeroinitializer"), f.at(zeros, i * lanes * ITEM), ITEM * lanes)
-        masks = [inside_mask(f, x0 + i * lanes, width, lanes) for i in range(m + 1)]
+        zeros = f.stack(-(-whole // lanes) * lanes * ITEM)
+        for first in range(0, whole, lanes):
+            f.store(Value(f, vector, "zeroinitializer"), f.at(zeros, first * ITEM), ITEM * lanes)
+        masks = [inside_mask(f, x0 + offset, width, lanes) for offset in offsets]
         starts, strides = [], []
         for r in range(size):
-            y = y0 + r
+            y = y0 + y_step * r
             inside = (y >= 0) & (y < height)
             starts.append(f.select(inside, f.at(source, (y * width + x0) * ITEM), zeros))
             strides.append(f.select(inside, from_stride, 0))
@@ -76,14 +84,16 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
             rows = []
             for start, stride in zip(starts, strides, strict=True):
                 at = f.at(start, c * stride)
-                rows.append([f.masked_load(vector, f.at(at, i * lanes * ITEM), masks[i], ITEM) for i in range(m + 1)])
+                pairs = zip(offsets, masks, strict=True)
+                rows.append([f.masked_load(vector, f.at(at, offset * ITEM), mask, ITEM) for offset, mask in pairs])
             transform(rows, f.at(to, c * to_stride))
         f.ret()
         return f
 
-    interior = (y0 >= 0) & (x0 >= 0) & (y0 + size <= height) & (x0 + (whole + lanes) <= width)
+    last_row = y0 + y_step * (size - 1)
+    interior = (y0 >= 0) & (x0 >= 0) & (last_row < height) & (x0 + whole <= width)
     copy_row = emit_copy_row(module, f"{name}_row", "f32", lanes, 1)
-    pitch = (whole + lanes) * ITEM
+    pitch = -(-whole // lanes) * lanes * ITEM
     border = f.stack(size * pitch)
 
     def inside_map() -> None:
@@ -91,18 +101,19 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
             base = f.at(source, c * from_stride + (y0 * width + x0) * ITEM)
             rows = []
             for r in range(size):
-                at = f.at(base, width * (r * ITEM))
-                rows.append([f.load(vector, f.at(at, i * lanes * ITEM), ITEM) for i in range(m + 1)])
+                at = f.at(base, width * y_step * (r * ITEM))
+                rows.append([f.load(vector, f.at(at, offset * ITEM), ITEM) for offset in offsets])
             transform(rows, f.at(to, c * to_stride))
 
     def at_border() -> None:
         with f.loop(0, channels) as c:
             for r in range(size):
-                some = row_width(y0 + r)
-                base = f.at(source, c * from_stride + f.select(some > 0, y0 + r, 0) * width * ITEM)
-                f.call(copy_row, [base, 0, 1, x0, some, whole + 2, f.at(border, r * pitch), 0])
+                y = y0 + y_step * r
+                some = row_width(y)
+                base = f.at(source, c * from_stride + f.select(some > 0, y, 0) * width * ITEM)
+                f.call(copy_row, [base, 0, 1, x0, some, whole, f.at(border, r * pitch), 0])
             rows = [
-                [f.load(vector, f.at(border, r * pitch + i * lanes * ITEM), ITEM) for i in range(m + 1)]
+                [f.load(vector, f.at(border, r * pitch + offset * ITEM), ITEM) for offset in offsets]
                 for r in range(size)
             ]
             transform(rows, f.at(to, c * to_stride))
@@ -112,32 +123,86 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int) -> Function:
     return f
 
 
-def _dealt(f: Function, row: Sequence[Value], m: int, lanes: int) -> list[Value]:
-    """Column ``x`` of tile ``j`` is element ``m * j + x`` of the concatenated vectors: ``m + 2`` vectors over tiles."""
-    parts = list(row[:m])
-    # Halving m times: evens of two neighbours, then odds; the order of the results is that of reversed bits.
-    phases = {0: parts}
+def input_tiles(lanes: int, dilation: int) -> int:
+    """How many tiles the input stage transforms at a time: whole columns of phases where they are narrow."""
+    return lanes if dilation >= lanes else lanes // dilation * dilation
+
+
+def _offsets(m: int, lanes: int, dilation: int) -> list[int]:
+    """Where the vectors of a row of inputs begin: one behind the other, or one for each column of a tile."""
+    if dilation >= lanes:
+        return [column * dilation for column in range(m + 2)]
+    return list(range(0, input_tiles(lanes, dilation) * m + 2 * dilation, lanes))
+
+
+def _dealt(f: Function, row: Sequence[Value], m: int, lanes: int, dilation: int) -> list[Value]:
+    """The columns of the tiles: ``m + 2`` vectors over tiles.
+
+    Tile ``j`` is in column ``j // dilation`` of tiles and phase ``j % dilation``: its column ``x`` is element
+    ``(m * (j // dilation) + x) * dilation + j % dilation`` of the concatenated vectors.
+    """
+    if dilation >= lanes:
+        return list(row)
+    if lanes % dilation:
+        tiles = input_tiles(lanes, dilation)
+        places = [[(m * (j // dilation) + x) * dilation + j % dilation for j in range(tiles)] for x in range(m + 2)]
+        return [_picked(f, row, place, lanes) for place in places]
+    # Halving m times: evens of two neighbours, then odds, in units of a phase's columns.
+    phases = {0: list(row[:m])}
     step = 1
     while step < m:
         halved: dict[int, list[Value]] = {}
         for first, vectors in phases.items():
             pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
             for odd in (0, 1):
-                halved[first + odd * step] = [f.shuffle(a, b, range(odd, 2 * lanes, 2)) for a, b in pairs]
+                units = range(odd * dilation, 2 * lanes, 2 * dilation)
+                picks = [unit + i for unit in units for i in range(dilation)]
+                halved[first + odd * step] = [f.shuffle(a, b, picks) for a, b in pairs]
         phases, step = halved, step * 2
     columns = [phases[x][0] for x in range(m)]
-    following = [
-        f.shuffle(columns[x], row[m], [*range(1, lanes), lanes + x]) for x in range(2)
-    ]  # of the next tile; for the last one they lie in the last vector
+    following = []  # of the next column of tiles; for the last one they lie in the last vector
+    for x in range(2):
+        end = range(lanes + x * dilation % lanes, lanes + x * dilation % lanes + dilation)
+        following.append(f.shuffle(columns[x], row[m + x * dilation // lanes], [*range(dilation, lanes), *end]))
     return columns + following
 
 
-def emit_output_stage(module: Module, name: str, m: int, lanes: int, store: Function, columns: int) -> Function:
+def _picked(f: Function, vectors: Sequence[Value], places: Sequence[int], lanes: int) -> Value:
+    """The elements at ``places`` of the concatenated vectors; lanes beyond them are of no account."""
+    sources = sorted({place // lanes for place in places})
+    result: Value | None = None
+    for number, source in enumerate(sources):
+        if result is None:
+            result = vectors[source]
+            continue
+        before = sources[:number]
+        picks = []
+        for lane in range(lanes):
+            place = places[min(lane, len(places) - 1)]
+            if place // lanes == source:
+                picks.append(lanes + place % lanes)
+            else:
+                picks.append(place % lanes if number == 1 and place // lanes in before else lane)
+        result = f.shuffle(result, vectors[source], picks)
+    assert result is not None
+    if len(sources) == 1:
+        result = f.shuffle(result, result, [places[min(lane, len(places) - 1)] % lanes for lane in range(lanes)])
+    return result
+
+
+def output_tiles(m: int, lanes: int, dilation: int) -> int:
+    """How many tiles the output stage takes at a time: whole columns of phases, at least a vector of outputs."""
+    return -(-lanes // (m * dilation)) * dilation
+
+
+def emit_output_stage(
+    module: Module, name: str, m: int, lanes: int, store: Function, columns: int, dilation: int = 1
+) -> Function:
     """Writes ``void outputs(buffers, products, tiles, vectors, height, width, place, row, plane, channel, channels)``.
 
-    Transforms ``tiles`` (at most ``lanes / m``) neighbouring tiles, products ``[tile][position][columns]``, and stores
-    their ``height`` x ``width`` outputs at element ``place``: ``row`` elements from one row to the next, ``plane`` from
-    one channel to the next.
+    Transforms ``tiles`` (at most :func:`output_tiles`, from a whole column of phases on) neighbouring tiles, products
+    ``[tile][position][columns]``, and stores their ``height`` x ``width`` outputs at element ``place``: ``row``
+    elements from one row to the next, ``plane`` from one channel to the next.
 
     Args:
         module: receives the function.
@@ -146,6 +211,7 @@ def emit_output_stage(module: Module, name: str, m: int, lanes: int, store: Func
         lanes: vector length.
         store: what :func:`emit_tile_store` wrote.
         columns: output channels that the products have room for.
+        dilation: columns from one output of a tile to the next.
     """
     size, vector = m + 2, f"<{lanes} x float>"
     f = module.function(
@@ -165,7 +231,9 @@ def emit_output_stage(module: Module, name: str, m: int, lanes: int, store: Func
             ("i64", "channels"),
         ),
     )
-    held = f.stack((m * lanes * lanes + lanes) * ITEM)  # [channel or column][row][column or channel]
+    squares = -(-output_tiles(m, lanes, dilation) * m // lanes)
+    square_bytes = m * lanes * lanes * ITEM
+    held = f.stack(squares * square_bytes + lanes * ITEM)  # [square][channel or column][row][column or channel]
     whole = f.argument("tiles")
     with f.loop(0, f.argument("vectors")) as v:
         base = f.at(f.argument("products"), v * (lanes * ITEM))
@@ -176,31 +244,35 @@ def emit_output_stage(module: Module, name: str, m: int, lanes: int, store: Func
                 for i in range(size)
             ]
             by_column = [emit_outputs(f, m, [values[i][j] for i in range(size)]) for j in range(size)]
-            to = f.at(held, tile * (m * m * lanes * ITEM))
+            column = tile * m if dilation == 1 else tile // dilation * (m * dilation) + tile % dilation
+            to = f.at(held, column * (m * lanes * ITEM))
             for i in range(m):
                 for j, value in enumerate(emit_outputs(f, m, [column[i] for column in by_column])):
-                    f.store(value, f.at(to, (j * m + i) * lanes * ITEM), ITEM * lanes)
+                    f.store(value, f.at(to, (j * dilation * m + i) * lanes * ITEM), ITEM * lanes)
         # held: [column of the group][row][channel]; each row of it becomes [channel][row][column].
         count = f.value(f.minimum(lanes, f.argument("channels") - v * lanes))
-        with f.loop(0, m) as i:
-            at = f.at(held, i * (lanes * ITEM))
-            square = [f.load(vector, f.at(at, j * m * lanes * ITEM), ITEM * lanes) for j in range(lanes)]
-            for j, value in enumerate(transposed(f, square, lanes)):
-                f.store(value, f.at(at, j * m * lanes * ITEM), ITEM * lanes)
-        f.call(
-            store,
-            [
-                f.argument("buffers"),
-                held,
-                count,
-                f.argument("height"),
-                f.argument("width"),
-                f.argument("place") + v * lanes * f.argument("plane"),
-                f.argument("row"),
-                f.argument("plane"),
-                f.argument("channel") + v * lanes,
-            ],
-        )
+        used = f.value(f.ceildiv(f.argument("width"), lanes)) if squares > 1 else f.const(1)
+        with f.loop(0, used) as s:
+            square_at = f.at(held, s * square_bytes)
+            with f.loop(0, m) as i:
+                at = f.at(square_at, i * (lanes * ITEM))
+                square = [f.load(vector, f.at(at, j * m * lanes * ITEM), ITEM * lanes) for j in range(lanes)]
+                for j, value in enumerate(transposed(f, square, lanes)):
+                    f.store(value, f.at(at, j * m * lanes * ITEM), ITEM * lanes)
+            f.call(
+                store,
+                [
+                    f.argument("buffers"),
+                    square_at,
+                    count,
+                    f.argument("height"),
+                    f.minimum(lanes, f.argument("width") - s * lanes),
+                    f.argument("place") + v * lanes * f.argument("plane") + s * lanes,
+                    f.argument("row"),
+                    f.argument("plane"),
+                    f.argument("channel") + v * lanes,
+                ],
+            )
     f.ret()
     return f
 
@@ -257,18 +329,3 @@ def emit_tile_store(
     f.if_else(width >= lanes, lambda: rows(None), lambda: rows(width))
     f.ret()
     return f
-
-
-def transposed(f: Function, rows: Sequence[Value], lanes: int) -> list[Value]:
-    """A square of ``lanes`` vectors, transposed by exchanging halves, quarters, ... of neighbours."""
-    result = list(rows)
-    step = 1
-    while step < lanes:
-        for i in range(lanes):
-            if i & step == 0:
-                a, b = result[i], result[i + step]
-                low = [j if j & step == 0 else lanes + j - step for j in range(lanes)]
-                high = [j + step if j & step == 0 else lanes + j for j in range(lanes)]
-                result[i], result[i + step] = f.shuffle(a, b, low), f.shuffle(a, b, high)
-        step *= 2
-    return result

@@ -47,19 +47,27 @@ def check(spec, target_name, batch, in_spatial, out_spatial, threads=(1, 2, 7)):
 
 @st.composite
 def cases(draw):
-    """Specs and sizes: outputs of one element and more, negative and uneven pads, channels beside the tiles'."""
+    """Specs and sizes: outputs of one element and more, negative and uneven pads, channels beside the tiles'.
+
+    Of three some are dilated: by divisors of vectors' lengths and others, differently in each axis.
+    """
     rank = draw(st.sampled_from([2, 2, 3]))
     groups = draw(st.sampled_from([1, 1, 1, 2]))
     kernel = (draw(st.sampled_from([1, 2, 3])), 3, 3)[3 - rank :]
     pads = [draw(st.tuples(st.integers(-2, 3), st.integers(-1, 3))) for _ in range(rank)]
     widths = st.one_of(st.integers(1, 9), st.sampled_from([14, 15, 16, 28, 33, 63, 64, 66, 70, 130]))
     spatial = (*(draw(st.integers(1, 4)) for _ in range(rank - 2)), draw(st.integers(1, 20)), draw(widths))
-    out = tuple(n + a + b - k + 1 for n, (a, b), k in zip(spatial, pads, kernel, strict=True))
+    dilation = (1,) * rank
+    if draw(st.integers(0, 2)) == 0:
+        dilation = tuple(draw(st.sampled_from([1, 2, 3, 4, 5, 6, 8, 12, 16])) for _ in range(rank))
+        pads = [(a * d, b * d) for (a, b), d in zip(pads, dilation, strict=True)]
+    out = tuple(n + a + b - (k - 1) * d for n, (a, b), k, d in zip(spatial, pads, kernel, dilation, strict=True))
     assume(min(out) >= 1)
     spec = ConvSpec(
         in_channels=draw(st.integers(1, 5)) * groups,
         out_channels=draw(st.sampled_from([1, 3, 8, 16, 17, 32, 33, 40, 50])) * groups,
         kernel=kernel,
+        dilation=dilation,
         pad_begin=tuple(a for a, _ in pads),
         groups=groups,
         bias=draw(st.booleans()),
@@ -84,6 +92,10 @@ LARGER = [
     (ConvSpec(10, 40, (3, 3, 3), pad_begin=(1, 1, 1), winograd=4, bias=True), (11, 33, 34), (11, 33, 34)),
     (ConvSpec(6, 18, (5, 3, 3), pad_begin=(2, 1, 1), winograd=2), (9, 20, 70), (9, 20, 70)),
     (ConvSpec(300, 18, (3, 3, 3), pad_begin=(1, 1, 1), winograd=4), (4, 10, 18), (4, 10, 18)),
+    (ConvSpec(40, 34, (3, 3), dilation=(2, 2), pad_begin=(2, 2), bias=True, winograd=4), (28, 62), (28, 62)),
+    (ConvSpec(20, 21, (3, 3, 3), dilation=(4,) * 3, pad_begin=(4,) * 3, winograd=4), (9, 21, 38), (9, 21, 38)),
+    (ConvSpec(20, 16, (3, 3), dilation=(6, 6), pad_begin=(6, 6), winograd=2), (30, 65), (30, 65)),
+    (ConvSpec(20, 16, (3, 3), dilation=(16, 12), pad_begin=(16, 12), winograd=4), (65, 130), (65, 130)),
 ]
 
 
@@ -170,6 +182,11 @@ def test_it_is_chosen_where_it_pays():
     assert chosen(ConvSpec(512, 512, (3, 3), pad_begin=(1, 1)), (7, 7)) == 2
     assert chosen(ConvSpec(64, 64, (3, 3, 3), pad_begin=(1, 1, 1)), (32, 32, 32)) == 4
     assert chosen(ConvSpec(64, 64, (3, 3), pad_begin=(1, 1))) == 4, "sizes that only a run knows"
+    # Few phases have outputs for whole tiles where the dilation is wide.
+    for channels, dilation, size in ((64, 2, 64), (256, 4, 28), (64, 6, 56), (256, 12, 65)):
+        spec = ConvSpec(channels, channels, (3, 3), dilation=(dilation,) * 2, pad_begin=(dilation,) * 2)
+        assert chosen(spec, (size, size)) == 4, spec.text()
+    assert chosen(ConvSpec(20, 20, (3, 3, 3), dilation=(4,) * 3, pad_begin=(4,) * 3), (38, 38, 38)) == 4
 
 
 def test_it_is_not_chosen_elsewhere():
@@ -179,7 +196,7 @@ def test_it_is_not_chosen_elsewhere():
         ConvSpec(64, 1, (3, 3), **pads),
         ConvSpec(64, 64, (3, 3), groups=64, **pads),
         ConvSpec(64, 64, (3, 3), (2, 2), **pads),
-        ConvSpec(64, 64, (3, 3), dilation=(2, 2), **pads),
+        ConvSpec(64, 64, (3, 3), dilation=(1, 17), pad_begin=(1, 17)),
         ConvSpec(64, 64, (5, 5), **pads),
         ConvSpec(64, 64, (3, 3), dtype="f64", **pads),
         ConvSpec(64, 64, (1, 1)),
