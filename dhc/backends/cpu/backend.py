@@ -15,6 +15,7 @@ from dhc.backends.constants import ConstantPool
 from dhc.backends.cost import moved_bytes, operations
 from dhc.backends.cpu.kernels import KernelSet
 from dhc.backends.cpu.lower import CpuLowering
+from dhc.backends.cpu.methods import Methods
 from dhc.backends.loop.lower import supports as supports_loops
 from dhc.backends.plan import PlanBuilder
 from dhc.backends.protocol import Blob, CompileOptions
@@ -67,7 +68,7 @@ class CpuBackend:
         start = time.perf_counter()
         kernels = KernelSet(described, cache=options.cache)
         constants = ConstantPool()
-        lowering = CpuLowering(described, kernels, options.exact, storage)
+        lowering = CpuLowering(described, kernels, options.exact, storage, Methods(kernels.cache))
         program = PlanBuilder(graph, lowering, constants).build()
         lowered = time.perf_counter()
         objects = kernels.compile(_progress(options))

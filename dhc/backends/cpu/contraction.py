@@ -7,14 +7,15 @@ loop level: correct for every dtype, only slower.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from dhc.backends.cpu.contract import registry as generators
 from dhc.backends.cpu.contract.epilogue import Epilogue
-from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
+from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec
 from dhc.backends.cpu.epilogue import PlannedEpilogue, plan_epilogue
+from dhc.backends.cpu.methods import Layer, Methods
 from dhc.backends.cpu.target import CpuTarget
 from dhc.ir import symbols
 from dhc.ir.dtypes import dtype as as_dtype
@@ -55,6 +56,7 @@ def plan_contraction(
     *,
     exact: bool = False,
     storage: str = "",
+    methods: Methods | None = None,
 ) -> PlannedContraction | None:
     """Plans a contraction and as much of its tail as possible; None when no generator takes it.
 
@@ -65,16 +67,18 @@ def plan_contraction(
         resolve: inputs of the fused group -> the values outside that they stand for.
         exact: only methods whose results differ from the plain sum by the order of summation alone.
         storage: how weights of f32 are stored where the method can read them so: "", ``bf16`` or ``f16``.
+        methods: what chooses methods and keeps generated kernels; None: the cost models, and nothing is kept.
     """
     outer = resolve or {}
+    methods = methods or Methods()
     dtype = node.result.dtype
     if dtype not in (f32, f64) or any(v.dtype != dtype for v in node.operands):
         return None
     if node.op.name == "matmul":
-        return _plan_matmul(node, tail, target, outer, storage if dtype == f32 else "")
+        return _plan_matmul(node, tail, target, outer, storage if dtype == f32 else "", methods)
     if node.op.name in ("conv", "conv_transpose"):
-        single = _plan_single_position(node, tail, target, outer) if node.op.name == "conv_transpose" else None
-        return single or _plan_window(node, tail, target, outer, exact)
+        single = _plan_single_position(node, tail, target, outer, methods) if node.op.name == "conv_transpose" else None
+        return single or _plan_window(node, tail, target, outer, exact, methods)
     return None
 
 
@@ -86,16 +90,8 @@ def _constant(value: Value, outer: dict[Value, Value]) -> np.ndarray | None:
     return array
 
 
-def _finish(
-    spec: Spec, node: Node, target: CpuTarget, planned: PlannedEpilogue, operands: list[Value | np.ndarray],
-    params: Sequence[Dim],
-) -> PlannedContraction:  # fmt: skip
-    code = generators.emit(spec, target)
-    return PlannedContraction(code, (*operands, *planned.operands), tuple(params), planned)
-
-
 def _plan_window(
-    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], exact: bool
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], exact: bool, methods: Methods
 ) -> PlannedContraction | None:
     x, w = node.operands[:2]
     rank = x.type.rank - 2
@@ -120,15 +116,16 @@ def _plan_window(
         dtype=node.result.dtype.name,
         epilogue=planned.epilogue or Epilogue(),
     )
-    normalized = generators.normalize(spec, target, x.shape[2:], node.result.shape[2:], exact=exact)
-    packed = generators.pack_weights(normalized, target, weights)
-    operands: list[Value | np.ndarray] = [x, packed, *node.operands[2:]]
-    ins, outs = _three(x.shape[2:]), _three(node.result.shape[2:])
-    return _finish(normalized, node, target, planned, operands, (x.shape[0], *ins, *outs))
+    sizes = (x.shape[0], *_three(x.shape[2:]), *_three(node.result.shape[2:]))
+    layer = Layer(spec, sizes, tuple(x.shape[2:]), tuple(node.result.shape[2:]), exact)
+    chosen, described = methods.choose(layer, target)
+    packed = generators.pack_weights(chosen, described, weights)
+    operands = (x, packed, *node.operands[2:], *planned.operands)
+    return PlannedContraction(methods.emit(chosen, described), operands, sizes, planned)
 
 
 def _plan_single_position(
-    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value]
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], methods: Methods
 ) -> PlannedContraction | None:
     """A transposed convolution of maps of one element, the first layer of a generator: a product of matrices."""
     x, w = node.operands[:2]
@@ -148,11 +145,12 @@ def _plan_single_position(
         bias="n" if bias.size else "none",
         epilogue=planned.epilogue or Epilogue(),
     )
-    operands: list[Value | np.ndarray] = [x, generators.pack_weights(spec, target, matrix)]
+    sizes = (1, 1, 1, x.shape[0], matrix.shape[1], matrix.shape[0], *(0,) * 6)
+    chosen, described = methods.choose(Layer(spec, sizes), target)
+    operands: list[Value | np.ndarray] = [x, generators.pack_weights(chosen, described, matrix)]
     if bias.size:
         operands.append(np.repeat(bias, matrix.shape[1] // len(bias)))
-    params = (1, 1, 1, x.shape[0], matrix.shape[1], matrix.shape[0], *(0,) * 6)
-    return _finish(spec, node, target, planned, operands, params)
+    return PlannedContraction(methods.emit(chosen, described), (*operands, *planned.operands), sizes, planned)
 
 
 def _per_axis(values: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -164,7 +162,7 @@ def _three(sizes: Sequence[Dim]) -> tuple[Dim, ...]:
 
 
 def _plan_matmul(
-    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], storage: str
+    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], storage: str, methods: Methods
 ) -> PlannedContraction | None:
     a, b = node.operands
     (a_read, transpose_a), (b_read, transpose_b) = (_read_as(v, node, outer) for v in (a, b))
@@ -203,14 +201,16 @@ def _plan_matmul(
         epilogue=planned.epilogue or Epilogue(),
         storage="" if rounding is None else storage,
     )
+    sizes = (*batch, m, n, k, *a_strides, *b_strides)
+    chosen, described = methods.choose(Layer(spec, sizes), target)
     first: list[Value | np.ndarray] = [a_read, b_read]
     if packed:
         assert constant is not None
-        first = [a_read, generators.pack_weights(spec, target, constant.reshape(constant.shape[-2:]))]
+        first = [a_read, generators.pack_weights(chosen, described, constant.reshape(constant.shape[-2:]))]
     if bias is not None:
         first.append(bias)
-    found = _finish(spec, node, target, planned, first, (*batch, m, n, k, *a_strides, *b_strides))
-    return replace(found, rounding=rounding)
+    operands = (*first, *planned.operands)
+    return PlannedContraction(methods.emit(chosen, described), operands, sizes, planned, rounding=rounding)
 
 
 def _rounding(weights: np.ndarray, storage: str) -> float | None:

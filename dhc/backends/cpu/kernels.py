@@ -25,13 +25,14 @@ class KernelSet:
     Attributes:
         compiled: kernels that were compiled.
         cached: kernels that came from the cache.
+        cache: where they are kept.
     """
 
     def __init__(self, target: CpuTarget, cache: bool = True) -> None:
         self.target = target
         self.compiled = 0
         self.cached = 0
-        self._cache = default_cache() if cache else KernelCache(None)
+        self.cache = default_cache() if cache else KernelCache(None)
         self._loops: dict[str, Kernel] = {}
         self._contractions: dict[str, KernelCode] = {}
         self._opaques: dict[str, OpaqueKernel] = {}
@@ -59,7 +60,7 @@ class KernelSet:
             CompileError: a kernel cannot be compiled.
         """
         makers = self._makers()
-        before = (self._cache.hits, self._cache.misses)
+        before = (self.cache.hits, self.cache.misses)
         objects: dict[str, bytes] = {}
         for done, (symbol, make) in enumerate(makers):
             if progress is not None:
@@ -67,22 +68,22 @@ class KernelSet:
             objects[symbol] = make()
         if progress is not None:
             progress(len(makers), len(makers))
-        self.cached, self.compiled = self._cache.hits - before[0], self._cache.misses - before[1]
+        self.cached, self.compiled = self.cache.hits - before[0], self.cache.misses - before[1]
         return dict(sorted(objects.items()))
 
     def _makers(self) -> Sequence[tuple[str, Callable[[], bytes]]]:
         from dhc.backends.cpu.numba.compile import compile_opaque
 
         def text_object(text: str) -> bytes:
-            return self._cache.get_or_make(text, self.target.text(), lambda: compile_ir(text, self.target))
+            return self.cache.get_or_make(text, self.target.text(), lambda: compile_ir(text, self.target))
 
         makers: list[tuple[str, Callable[[], bytes]]] = [(EXECUTOR, lambda: text_object(executor_ir(self.target)))]
         for name, code in self._contractions.items():
             makers.append((name, lambda code=code: text_object(code.ir)))  # type: ignore[misc]
         for name, kernel in self._loops.items():
-            makers.append((name, lambda k=kernel: compile_kernel(k, self.target, self._cache).data))  # type: ignore[misc]
+            makers.append((name, lambda k=kernel: compile_kernel(k, self.target, self.cache).data))  # type: ignore[misc]
         for name, opaque in self._opaques.items():
-            makers.append((name, lambda k=opaque: compile_opaque(k, self.target, self._cache).data))  # type: ignore[misc]
+            makers.append((name, lambda k=opaque: compile_opaque(k, self.target, self.cache).data))  # type: ignore[misc]
         return makers
 
     def write_sources(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from dhc.backends.cpu.attention import plan_attention
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
 from dhc.backends.cpu.integers import become_integers
+from dhc.backends.cpu.methods import Methods
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.backends.cpu.recurrent import plan_recurrent
@@ -70,14 +71,23 @@ class CpuLowering:
         sink: where kernels go.
         exact: only kernels whose results differ from those of plain sums by the order of summation alone.
         storage: how weights are stored where kernels can read them so: "" for f32, ``bf16`` or ``f16``.
+        methods: what chooses the methods of contractions.
         stored: what came to be stored in 16 bits.
     """
 
-    def __init__(self, target: CpuTarget, sink: KernelSink, exact: bool = False, storage: str = "") -> None:
+    def __init__(
+        self,
+        target: CpuTarget,
+        sink: KernelSink,
+        exact: bool = False,
+        storage: str = "",
+        methods: Methods | None = None,
+    ) -> None:
         self.target = target
         self.sink = sink
         self.exact = exact
         self.storage = storage
+        self.methods = methods or Methods()
         self.stored: list[StoredWeights] = []
 
     def __call__(self, node: Node, plan: PlanBuilder) -> None:
@@ -191,7 +201,9 @@ class CpuLowering:
             planned = plan_norm(contraction, tail, self.target)
         else:
             exact = self.exact or become_integers(tail, [outer for _, outer in results])
-            planned = plan_contraction(contraction, tail, self.target, outside, exact=exact, storage=self.storage)
+            planned = plan_contraction(
+                contraction, tail, self.target, outside, exact=exact, storage=self.storage, methods=self.methods
+            )
             if planned is not None and planned.rounding is not None:
                 saved = int(contraction.operands[1].type.nbytes) // 2
                 self.stored.append(StoredWeights(str(node.location), saved, planned.rounding))
