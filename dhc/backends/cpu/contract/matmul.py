@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.factors import Factors
+from dhc.backends.cpu.contract.finished_tile import emit_finished_tile, is_light
 from dhc.backends.cpu.contract.packing import emit_pack, emit_widen
 from dhc.backends.cpu.contract.packing import transpose_block as transpose_block
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffer_names, finished
@@ -98,18 +99,26 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     with_scratch = not spec.packed_b or bool(spec.storage)
     bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
     buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=with_scratch)
-    store = emit_store(
-        module,
-        "store",
-        spec.dtype,
-        shape.lanes,
-        columns,
-        spec.epilogue,
-        bias=bias_kind,
-        bias_buffer=2,
-        first_operand=buffers.index("out") - len(spec.epilogue.operands()),
-        out_buffer=buffers.index("out"),
-    )
+    ending: dict[str, Any] = {
+        "bias": bias_kind,
+        "bias_buffer": 2,
+        "first_operand": buffers.index("out") - len(spec.epilogue.operands()),
+        "out_buffer": buffers.index("out"),
+    }
+    store = emit_store(module, "store", spec.dtype, shape.lanes, columns, spec.epilogue, **ending)
+    # Most of the work: tiles of all rows and of whole vectors, one of them where a last panel has no more.
+    finished_tiles = {
+        vectors: emit_finished_tile(
+            module,
+            f"finished{vectors}",
+            TileShape(shape.rows, vectors, shape.lanes),
+            spec.dtype,
+            spec.epilogue,
+            **ending,
+        )
+        for vectors in sorted({shape.vectors, 1})
+        if is_light(spec.epilogue, target, spec.dtype)
+    }
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
@@ -187,26 +196,51 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             out_start: Value = out_start,
         ) -> None:
             a_tile = f.at(a, row * row_stride)
+            place, column = out_start + row * n + panel * columns, panel * columns
+            width = f.value(f.minimum(columns, n - column))
 
             def accumulate(
                 a_at: Value, b_at: Value, b_stride: Int, steps: Value, resume: Int = 0, by: Any = tiles
             ) -> None:
                 f.call(by[rows], [a_at, row_stride, step_stride, b_at, b_stride, 0, steps, sums, resume])
 
+            def stored_sums() -> None:
+                f.call(store, [f.argument("buffers"), sums, rows, width, place, n, row, column])
+
+            def whole_sum(b_at: Value, b_stride: Int, by: Any = tiles) -> None:
+                """The tile from one run over all steps."""
+
+                def through_buffer() -> None:
+                    accumulate(a_tile, b_at, b_stride, k, by=by)
+                    stored_sums()
+
+                def at_once(vectors: int) -> None:
+                    arguments = [a_tile, row_stride, step_stride, b_at, b_stride, k, place, n, row, column]
+                    f.call(finished_tiles[vectors], [f.argument("buffers"), *arguments])
+
+                if rows != shape.rows or not finished_tiles or by is not tiles:
+                    return through_buffer()
+
+                def narrower() -> None:
+                    if shape.vectors > 1:
+                        f.if_else(width.equals(shape.lanes), lambda: at_once(1), through_buffer)
+                    else:
+                        through_buffer()
+
+                return f.if_else(width.equals(columns), lambda: at_once(shape.vectors), narrower)
+
             if widen is not None and scratch is not None:
                 f.if_else(
                     (k <= step_limit) & in_place.equals(0),
-                    lambda: accumulate(
-                        a_tile, f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item, k
-                    ),
-                    lambda: accumulate(a_tile, f.at(b, panel * stored * k), stored, k, by=reading),
+                    lambda: whole_sum(f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item),
+                    lambda: whole_sum(f.at(b, panel * stored * k), stored, by=reading),
                 )
             elif pack is None or scratch is None:
-                accumulate(a_tile, f.at(b, panel * stored * k), stored, k)
+                whole_sum(f.at(b, panel * stored * k), stored)
             else:
 
                 def packed() -> None:
-                    accumulate(a_tile, f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item, k)
+                    whole_sum(f.at(scratch, (panel - first_panel) * (columns * item) * k), columns * item)
 
                 def by_steps() -> None:
                     # A panel that is longer than the scratch memory is copied piece by piece for each tile.
@@ -214,6 +248,7 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                         steps = f.value(f.minimum(step_limit, k - s))
                         f.call(pack, [b, b_row, n, s, steps, panel * columns, scratch])
                         accumulate(f.at(a_tile, s * step_stride), scratch, columns * item, steps, s > 0)
+                    stored_sums()
 
                 def from_scratch() -> None:
                     f.if_else(k <= step_limit, packed, by_steps)
@@ -224,23 +259,9 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                     whole = (panel + 1) * columns <= n
                     f.if_else(
                         whole & in_place,
-                        lambda: accumulate(a_tile, f.at(b, panel * (columns * item)), n * item, k),
+                        lambda: whole_sum(f.at(b, panel * (columns * item)), n * item),
                         from_scratch,
                     )
-            width = f.minimum(columns, n - panel * columns)
-            f.call(
-                store,
-                [
-                    f.argument("buffers"),
-                    sums,
-                    rows,
-                    width,
-                    out_start + row * n + panel * columns,
-                    n,
-                    row,
-                    panel * columns,
-                ],
-            )
 
         def over_panels(
             rows: int,

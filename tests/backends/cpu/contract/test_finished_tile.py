@@ -1,0 +1,50 @@
+"""Tiles that finish their own results: the same as the way through a buffer, and light epilogues alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dhc.backends.cpu import target as targets
+from dhc.backends.cpu.contract import epilogue as ep
+from dhc.backends.cpu.contract import matmul, registry
+from dhc.backends.cpu.contract.finished_tile import is_light
+from dhc.backends.cpu.contract.spec import MatmulSpec
+from tests.backends.cpu.contract.test_contract import compiled, run
+from tests.support.cpu_targets import RUNNABLE
+
+ADDED = ep.Chain((ep.AddOperand("same"), ep.AddOperand("row"), ep.AddOperand("column"), ep.AddOperand("scalar")))
+
+
+@pytest.mark.parametrize("bias", ["none", "n", "m"])
+@pytest.mark.parametrize("n", [48, 64, 83])
+@pytest.mark.parametrize("target_name", ["host", *RUNNABLE])
+def test_bits_are_those_of_the_buffered_tile(
+    target_name: str, n: int, bias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m, k, rng = 29, 9, np.random.default_rng(n)
+    spec = MatmulSpec(packed_b=True, bias=bias, epilogue=ADDED)
+    shapes = {"a": (m, k), "bias": (n if bias == "n" else m,)}
+    shapes |= {f"epilogue{i}": shape for i, shape in enumerate([(m, n), (m,), (n,), (1,)])}
+    operands = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    operands["b"] = matmul.pack_b(spec, targets.target(target_name), rng.standard_normal((k, n)).astype(np.float32))
+    params = dict.fromkeys(matmul.PARAMS, 0) | {"batch0": 1, "batch1": 1, "batch2": 1, "m": m, "n": n, "k": k}
+    operands = {name: operands[name] for name in compiled(spec, target_name)[0].buffers if name in operands}
+    found = [run(spec, target_name, operands, params, (m, n), threads).tobytes() for threads in (1, 2, 7)]
+    monkeypatch.setattr(matmul, "is_light", lambda *_: False)
+    assert registry.emit(spec, targets.target(target_name)).name != compiled(spec, target_name)[0].name
+    compiled.cache_clear()
+    assert {run(spec, target_name, operands, params, (m, n)).tobytes()} == set(found)
+    compiled.cache_clear()
+
+
+def test_long_epilogues_stand_once() -> None:
+    class Long(ep.Epilogue):
+        def emit(self, context: ep.EpilogueContext, value: object) -> object:
+            for _ in range(20):
+                value = context.function.binary("fadd", value, value)  # type: ignore[arg-type]
+            return value
+
+    target = targets.target("x86-64-v4")
+    assert is_light(ADDED, target, "f32")
+    assert not is_light(Long(), target, "f32")
