@@ -34,9 +34,10 @@ class Extra:
 EXTRAS = (
     Extra(
         "imaging",
-        "images, DICOM with its compressions and NIfTI as inputs",
-        ("nibabel", "pillow", "pydicom", "pylibjpeg"),
+        "reading and writing of pictures, TIFF, DICOM with its compressions and NIfTI",
+        ("imagecodecs", "nibabel", "pillow", "pydicom", "pylibjpeg", "tifffile"),
     ),
+    Extra("wsi", "whole slides", ("openslide-bin", "openslide-python")),
     Extra("demo", "dhc demo: real digits and the montage", ("pillow", "scikit-learn")),
     Extra("opencl", "OpenCL devices (planned)", ("pyopencl",)),
     Extra("cuda", "NVIDIA GPUs (planned)", ("numba-cuda",)),
