@@ -117,7 +117,8 @@ def _plan_window(
         epilogue=planned.epilogue or Epilogue(),
     )
     sizes = (x.shape[0], *_three(x.shape[2:]), *_three(node.result.shape[2:]))
-    layer = Layer(spec, sizes, tuple(x.shape[2:]), tuple(node.result.shape[2:]), exact)
+    finite = max(spec.dilation) == 1 or bool(np.isfinite(weights).all())  # matters to dilated ones alone
+    layer = Layer(spec, sizes, tuple(x.shape[2:]), tuple(node.result.shape[2:]), exact, finite)
     chosen, described = methods.choose(layer, target)
     packed = generators.pack_weights(chosen, described, weights)
     operands = (x, packed, *node.operands[2:], *planned.operands)

@@ -23,6 +23,7 @@ class Layer:
         in_size: spatial sizes of a convolution's input; empty for products of matrices.
         out_size: spatial sizes of its output.
         exact: only methods whose results differ from a plain sum by the order of summation alone.
+        finite: whether its weights are: else their products with padding count.
     """
 
     spec: Spec
@@ -30,6 +31,7 @@ class Layer:
     in_size: tuple[Dim, ...] = ()
     out_size: tuple[Dim, ...] = ()
     exact: bool = False
+    finite: bool = True
 
 
 class Methods:
@@ -51,6 +53,8 @@ class Methods:
             storage: how weights are to be stored where a method can read them so: "", ``bf16`` or ``f16``.
         """
         further: dict[str, Any] = {"storage": storage} if storage else {}
+        if not layer.finite:
+            further["finite"] = False
         chosen = registry.normalize(layer.spec, target, layer.in_size, layer.out_size, exact=layer.exact, **further)
         return chosen, target
 

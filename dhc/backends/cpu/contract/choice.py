@@ -11,6 +11,7 @@ from dhc.backends.cpu.contract.depthwise import is_depthwise
 from dhc.backends.cpu.contract.depthwise_channels import is_channelwise, reached_columns
 from dhc.backends.cpu.contract.depthwise_direct import is_direct
 from dhc.backends.cpu.contract.pointwise import is_pointwise
+from dhc.backends.cpu.contract.regions import pays_regions
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.backends.cpu.target import CpuTarget
 
@@ -21,7 +22,9 @@ _LEAST_STEPS = 96
 _MOST_POSITIONS = 1024
 
 
-def choose(spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: Sequence[Any]) -> ConvSpec:
+def choose(
+    spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: Sequence[Any], *, finite: bool = True
+) -> ConvSpec:
     """Sets ``method`` and ``positions`` of a spec.
 
     Args:
@@ -29,12 +32,15 @@ def choose(spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: 
         target: the target.
         in_size: spatial sizes of the input, numbers or symbolic expressions; empty: unknown.
         out_size: spatial sizes of the output.
+        finite: whether the weights are: else their products with padding count.
     """
     if is_depthwise(spec):
         width = out_size[-1] if out_size else None
         if not isinstance(width, int) or not _pays_depthwise(spec, target, in_size[-1:], width):
             return spec
         return dataclasses.replace(spec, method="depthwise-channels", positions=width)
+    if finite and pays_regions(spec, target, in_size, out_size):
+        return dataclasses.replace(spec, method="regions", narrow=False)
     flat = is_pointwise(spec) and len(in_size) == len(spec.kernel) and tuple(in_size) == tuple(out_size)
     positions = math.prod(out_size) if out_size and all(isinstance(n, int) for n in out_size) else 0
     if positions > 0 and (flat or not is_pointwise(spec)) and _pays_channels(spec, target, out_size):

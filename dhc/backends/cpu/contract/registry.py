@@ -24,6 +24,7 @@ from dhc.backends.cpu.contract.few_channels import emit_few_channels, has_few_ch
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.matmul_pairs import emit_matmul_pairs, pack_pairs, takes_pairs
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
+from dhc.backends.cpu.contract.regions import emit_regions, pack_regions
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
 from dhc.backends.cpu.contract.transposed import emit_transposed
 from dhc.backends.cpu.contract.transposed_plan import is_shared
@@ -82,6 +83,12 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvTransposeSpec) and not spec.narrow and is_shared(spec),
         emit_transposed,
         pack_transposed,
+    ),
+    Generator(
+        "regions",
+        lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "regions",
+        emit_regions,
+        pack_regions,
     ),
     Generator(
         "channels",
@@ -164,6 +171,7 @@ def normalize(
     *,
     exact: bool = False,
     storage: str = "",
+    finite: bool = True,
 ) -> Spec:
     """Sets what only matters for speed from what is known about sizes, so that equal needs share one kernel.
 
@@ -175,20 +183,21 @@ def normalize(
         exact: only methods that change no more than the order of summation.
         storage: how weights are to be stored where the method can read them so: "", ``bf16`` or ``f16``. With ``bf16``
             factors are multiplied as pairs where the target does that and it is faster.
+        finite: whether the weights are: else their products with padding count.
     """
     if isinstance(spec, MatmulSpec):
         return spec
     storage = storage if spec.dtype == "f32" else ""
     pairs = storage == "bf16" and has_pairs(target) and spec.in_channels // spec.groups > 1
     if isinstance(spec, ConvSpec):
-        tile = 0 if exact else winograd_tile(spec, target, out_size, pairs=pairs)
+        tile = 0 if exact else winograd_tile(spec, target, in_size, out_size, pairs=pairs, finite=finite)
         if tile:
             return dataclasses.replace(spec, winograd=tile)
         output_width = out_size[-1] if out_size and isinstance(out_size[-1], int) else None
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
         spec = dataclasses.replace(spec, narrow=narrow)
-        return _stored(choose(spec, target, in_size, out_size), target, storage, pairs)
+        return _stored(choose(spec, target, in_size, out_size, finite=finite), target, storage, pairs)
     if is_shared(spec):
         width = out_size[-1] if out_size else None
         spec = dataclasses.replace(spec, narrow=isinstance(width, int) and not pays_transposed(spec, target, width))

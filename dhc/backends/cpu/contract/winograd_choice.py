@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dhc.backends.cpu.contract.regions import computed_share, pays_regions, region_cost
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.backends.cpu.contract.winograd_plan import is_winograd
 from dhc.backends.cpu.contract.winograd_stages import input_tiles, output_tiles
@@ -25,8 +26,6 @@ _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.85  # of the limit that register tiles re
 # Weights that a step brings in, where they may still lie in a cache, and from memory.
 _BYTES_PER_STEP, _BYTES_PER_STEP_FROM_MEMORY, _CACHED_BYTES = 16.0, 8.0, 8 << 20
 _MARGIN = 1.1
-# Dilation to which a plain sum's taps of a row share its copy.
-_MOST_SHARED = 32
 # Sizes that only a run knows: those of a typical image or volume.
 _ASSUMED_SIZE, _ASSUMED_DEPTH = 64, 16
 MOST_ERROR = 2.0**-5
@@ -35,14 +34,19 @@ sums of over 3,300 terms do without tiles of 4 x 4, of over 32,000 without the m
 times smaller than the bound: about 1.5e-7 * sqrt(terms) of the largest result."""
 
 
-def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any], *, pairs: bool = False) -> int:
+def winograd_tile(
+    spec: ConvSpec, target: CpuTarget, in_size: Sequence[Any], out_size: Sequence[Any], *, pairs: bool = False,
+    finite: bool = True,
+) -> int:  # fmt: skip
     """Size of the output tiles with which a convolution is fastest, 0 where a plain sum is.
 
     Args:
         spec: the spec.
         target: the target.
-        out_size: spatial sizes of the output, numbers or symbolic expressions; empty: unknown.
+        in_size: spatial sizes of the input, numbers or symbolic expressions; empty: unknown.
+        out_size: spatial sizes of the output.
         pairs: whether the plain sum is one of pairs of bf16.
+        finite: whether the weights are: else their products with padding count.
     """
     if not is_winograd(spec):
         return 0
@@ -60,6 +64,8 @@ def winograd_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any], *,
         return 0
     best = min(costs, key=lambda m: costs[m])
     plain = _direct_cost(spec, target, depth * height * width, width) / (1.75 if pairs else 1.0)
+    if finite and pays_regions(spec, target, in_size, out_size):
+        plain = min(plain, region_cost(spec, target, in_size, out_size))
     return best if costs[best] * _MARGIN < plain else 0
 
 
@@ -70,9 +76,7 @@ def _weights_cost(count: int) -> float:
 
 def _direct_cost(spec: ConvSpec, target: CpuTarget, positions: int, width: int) -> float:
     weights = spec.out_channels * (spec.in_channels // spec.groups) * math.prod(spec.kernel)
-    # Rows that dilated taps share have columns between them that are computed in vain.
-    between = (spec.dilation[-1] - 1) * (spec.kernel[-1] - 1)
-    columns = positions * (1 + between / width) if spec.dilation[-1] <= _MOST_SHARED else positions
+    columns = positions * computed_share(spec, width)
     return weights * columns / target.lanes(spec.dtype) / _DIRECT_SHARE + _weights_cost(weights)
 
 

@@ -208,7 +208,7 @@ def test_it_is_not_chosen_elsewhere():
 
 def test_long_sums_take_smaller_tiles_then_none():
     described = targets.target("x86-64-v4")
-    tiles = [winograd_tile(ConvSpec(n, 64, (3, 3)), described, (64, 64)) for n in (2048, 8192, 65536)]
+    tiles = [winograd_tile(ConvSpec(n, 64, (3, 3)), described, (), (64, 64)) for n in (2048, 8192, 65536)]
     assert tiles == [4, 2, 0]
     assert error_bound(4, 2048) <= MOST_ERROR < error_bound(4, 8192)
 
