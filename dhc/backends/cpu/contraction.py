@@ -7,12 +7,13 @@ loop level: correct for every dtype, only slower.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dhc.backends.cpu.contract import registry as generators
 from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.contract.matmul_pairs import takes_pairs
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec
 from dhc.backends.cpu.epilogue import PlannedEpilogue, plan_epilogue
 from dhc.backends.cpu.methods import Layer, Methods
@@ -38,6 +39,7 @@ class PlannedContraction:
             both kernels take behind their operands; None when there is none.
         rounding: the largest change of a weight by storing weights in 16 bits, as a share of the largest weight; None
             where they are not.
+        multiplied: whether it multiplies in bf16, the other factor rounded too.
     """
 
     code: KernelCode
@@ -46,6 +48,7 @@ class PlannedContraction:
     epilogue: PlannedEpilogue
     before: tuple[KernelCode, Dim] | None = None
     rounding: float | None = None
+    multiplied: bool = False
 
 
 def plan_contraction(
@@ -78,7 +81,7 @@ def plan_contraction(
         return _plan_matmul(node, tail, target, outer, storage if dtype == f32 else "", methods)
     if node.op.name in ("conv", "conv_transpose"):
         single = _plan_single_position(node, tail, target, outer, methods) if node.op.name == "conv_transpose" else None
-        return single or _plan_window(node, tail, target, outer, exact, methods)
+        return single or _plan_window(node, tail, target, outer, exact, storage, methods)
     return None
 
 
@@ -91,7 +94,13 @@ def _constant(value: Value, outer: dict[Value, Value]) -> np.ndarray | None:
 
 
 def _plan_window(
-    node: Node, tail: Sequence[Node], target: CpuTarget, outer: dict[Value, Value], exact: bool, methods: Methods
+    node: Node,
+    tail: Sequence[Node],
+    target: CpuTarget,
+    outer: dict[Value, Value],
+    exact: bool,
+    storage: str,
+    methods: Methods,
 ) -> PlannedContraction | None:
     x, w = node.operands[:2]
     rank = x.type.rank - 2
@@ -116,13 +125,15 @@ def _plan_window(
         dtype=node.result.dtype.name,
         epilogue=planned.epilogue or Epilogue(),
     )
+    rounding = _rounding(weights, storage)
     sizes = (x.shape[0], *_three(x.shape[2:]), *_three(node.result.shape[2:]))
     finite = max(spec.dilation) == 1 or bool(np.isfinite(weights).all())  # matters to dilated ones alone
     layer = Layer(spec, sizes, tuple(x.shape[2:]), tuple(node.result.shape[2:]), exact, finite)
-    chosen, described = methods.choose(layer, target)
+    chosen, described = methods.choose(layer, target, "" if rounding is None else storage)
     packed = generators.pack_weights(chosen, described, weights)
     operands = (x, packed, *node.operands[2:], *planned.operands)
-    return PlannedContraction(methods.emit(chosen, described), operands, sizes, planned)
+    found = PlannedContraction(methods.emit(chosen, described), operands, sizes, planned)
+    return replace(found, rounding=rounding, multiplied=chosen.pairs) if chosen.storage else found
 
 
 def _plan_single_position(
@@ -210,8 +221,8 @@ def _plan_matmul(
         first = [a_read, generators.pack_weights(chosen, described, constant.reshape(constant.shape[-2:]))]
     if bias is not None:
         first.append(bias)
-    operands = (*first, *planned.operands)
-    return PlannedContraction(methods.emit(chosen, described), operands, sizes, planned, rounding=rounding)
+    found = PlannedContraction(methods.emit(chosen, described), (*first, *planned.operands), sizes, planned)
+    return replace(found, rounding=rounding, multiplied=takes_pairs(spec, target))
 
 
 def _rounding(weights: np.ndarray, storage: str) -> float | None:

@@ -56,11 +56,13 @@ class StoredWeights:
         node: whose they are.
         saved: bytes that they take less.
         rounding: the largest change of a weight, as a share of the largest weight.
+        multiplied: whether the layer multiplies in bf16, its input rounded too; else weights are widened.
     """
 
     node: str
     saved: int
     rounding: float
+    multiplied: bool
 
 
 class CpuLowering:
@@ -206,7 +208,7 @@ class CpuLowering:
             )
             if planned is not None and planned.rounding is not None:
                 saved = int(contraction.operands[1].type.nbytes) // 2
-                self.stored.append(StoredWeights(str(node.location), saved, planned.rounding))
+                self.stored.append(StoredWeights(str(node.location), saved, planned.rounding, planned.multiplied))
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]

@@ -83,6 +83,7 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvTransposeSpec) and not spec.narrow and is_shared(spec),
         emit_transposed,
         pack_transposed,
+        stored=True,
     ),
     Generator(
         "regions",

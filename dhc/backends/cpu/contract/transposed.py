@@ -23,6 +23,8 @@ from dhc.backends.cpu.contract.blocks import (
 )
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
+from dhc.backends.cpu.contract.factors import Factors
+from dhc.backends.cpu.contract.pair_copying import emit_copy_row_pairs
 from dhc.backends.cpu.contract.spec import KERNEL, ConvTransposeSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.transposed_plan import Part, TransposedPlan, make_plan
@@ -47,12 +49,12 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
     module = Module(target, KERNEL)
     item, columns, lanes = ITEM_BYTES[spec.dtype], plan.shape.columns, plan.shape.lanes
     halo, span = plan.halo, plan.span
-    channels = spec.in_channels // spec.groups
+    factors = Factors.with_weights_as_rows(spec, lanes)
     deepest = max(len(z.taps) for z in plan.depths)
 
     # Scratch memory of a thread: half the second-level cache, or what one tile needs when that is more.
     slack = columns + span + 2 * lanes
-    least = channels * deepest * odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
+    least = spec.steps * deepest * odd_lines((halo + 1) * (columns + span) + 3 * lanes, item) + slack
     scratch_bytes = -(-max(target.l2_bytes // 2 // item, least) * item // 64) * 64
 
     accumulate: _Accumulate = {}
@@ -64,15 +66,19 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
                     offsets = tuple((row, column * item) for row, column in part.offsets)
                     shape = TileShape(rows, vectors, lanes)
                     accumulate[key] = emit_accumulate(
-                        module, f"tile{len(accumulate)}", shape, columns, spec.dtype, offsets, packed_rows=True
-                    )
+                        module, f"tile{len(accumulate)}", shape, columns, spec.dtype, offsets,
+                        packed_rows=True, factors=factors,
+                    )  # fmt: skip
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
     store = emit_conv_store(
         module, "store", spec, lanes, columns, out_at,
         interleave=plan.stride[2], plane=plan.shape.rows * columns,
     )  # fmt: skip
-    copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, 1)
+    if spec.pairs:
+        copy_row = emit_copy_row_pairs(module, "copy_row", 1)
+    else:
+        copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, 1)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
@@ -82,6 +88,7 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
     scratch = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
     sums = f.stack((plan.stride[2] * plan.shape.rows * columns + lanes) * item)
     ins, outs, groups = names["in_channels"], names["out_channels"], names["groups"]
+    steps = f.value(f.ceildiv(ins, 2)) if spec.pairs else ins
     in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
     out_d, out_h, out_w = names["out_d"], names["out_h"], names["out_w"]
     in_plane, out_plane = in_d * in_h * in_w, out_d * out_h * out_w
@@ -94,7 +101,7 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
     for number, depth in enumerate(plan.depths):
         z_taps = len(depth.taps)
         t_d = f.value(f.maximum(0, f.ceildiv(out_d - depth.first, plan.stride[0])))
-        copied_rows = f.value(f.maximum(ins * z_taps, 1))
+        copied_rows = f.value(f.maximum(steps * z_taps, 1))
 
         # Blocks of columns and rows that fit the scratch memory, evened out over the threads.
         room = (names["scratch_bytes"] // item - slack) // copied_rows - (lanes + 2 * (64 // item))
@@ -145,9 +152,12 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
                 for line in plan.parts:
                     _rows_of_residue(
                         f, plan, line, item, accumulate, store,
-                        rows=rows, steps=ins * z_taps, sums=sums, scratch=scratch,
+                        rows=rows, steps=steps * z_taps, sums=sums, scratch=scratch,
                         weights=[
-                            f.at(weight, _place(group, every_tap, before, line, i, z_taps, outs, ins, row) * item)
+                            f.at(
+                                weight,
+                                _place(group, every_tap, before, line, i, z_taps, outs, steps, row) * factors.row_bytes,
+                            )
                             for i in range(len(line))
                         ],
                         pitch=pitch, pitch_row=pitch_row, total=total, x_count=x_count, x_first=x_first,
@@ -161,7 +171,13 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
 
     f.ret(0)
     counts = [count for _, count in plan.tiles] + [0, 0]
-    constants = [spec.groups, channels, spec.out_channels // spec.groups, *counts[:2], scratch_bytes]
+    constants = [
+        spec.groups,
+        spec.in_channels // spec.groups,
+        spec.out_channels // spec.groups,
+        *counts[:2],
+        scratch_bytes,
+    ]
     for depth in plan.depths:
         constants += [*depth.displacements, *[0] * (deepest - len(depth.taps))]
     return finished(module, target, "convt", buffers, PARAMS, scratch_bytes, constants)
@@ -172,13 +188,13 @@ def _parts(plan: TransposedPlan) -> list[Part]:
 
 
 def _place(
-    group: Value, every_tap: int, before: int, line: tuple[Part, ...], index: int, z_taps: int, outs: Value, ins: Value,
-    row: Value,
+    group: Value, every_tap: int, before: int, line: tuple[Part, ...], index: int, z_taps: int, outs: Value,
+    steps: Value, row: Value,
 ) -> Value:  # fmt: skip
     """Where the weights of a tile begin for one residue in x of a residue in y, in elements."""
     earlier = before + z_taps * sum(len(part.offsets) for part in line[:index])
     own = z_taps * len(line[index].offsets)
-    return (group * every_tap + earlier) * (outs * ins) + row * own * ins
+    return (group * every_tap + earlier) * (outs * steps) + row * own * steps
 
 
 def _rows_of_residue(

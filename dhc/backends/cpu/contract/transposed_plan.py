@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.spec import ConvTransposeSpec
 from dhc.backends.cpu.contract.tile import TileShape, row_tiles, tile_shape
-from dhc.backends.cpu.contract.weight_tiles import row_tile_parts
+from dhc.backends.cpu.contract.weight_tiles import as_stored, in_steps, row_tile_parts
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def pack_weights(spec: ConvTransposeSpec, target: CpuTarget, weights: np.ndarray
     """Lays out constant weights ``[C, OC / groups, k...]`` for the kernel of ``spec``.
 
     Returns:
-        A flat array, ordered (group, z residue, y residue, x residue, tile of output channels, input channel, tap in z,
-        tap in y, tap in x, output channel in tile).
+        A flat array, ordered (group, z residue, y residue, x residue, tile of output channels, step (an input channel
+        or a pair), tap in z, tap in y, tap in x, output channel in tile).
     """
     import numpy as np
 
@@ -157,10 +157,11 @@ def pack_weights(spec: ConvTransposeSpec, target: CpuTarget, weights: np.ndarray
     groups = spec.groups
     outs, ins = spec.out_channels // groups, spec.in_channels // groups
     full = weights.reshape(groups, ins, outs, *spec.padded(spec.kernel, 1)).transpose(0, 2, 1, 3, 4, 5)
+    full = in_steps(spec, full, 2)
     packed: list[np.ndarray[Any, Any]] = []
     for group in range(groups):
         for z in plan.depths:
             for part in itertools.chain.from_iterable(plan.parts):
                 chosen = full[group][:, :, list(z.taps)][:, :, :, list(part.y.taps)][..., list(part.x.taps)]
                 packed += row_tile_parts(chosen.reshape(outs, -1), plan.tiles)
-    return np.ascontiguousarray(np.concatenate(packed)) if packed else np.zeros(0, weights.dtype)
+    return as_stored(spec, np.concatenate(packed) if packed else np.zeros(0, weights.dtype))

@@ -16,6 +16,7 @@ from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.factors import has_pairs
 from dhc.backends.cpu.contract.pointwise import is_pointwise
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec
+from dhc.backends.cpu.contract.transposed_plan import is_shared
 from dhc.backends.cpu.contract.weight_tiles import as_stored, in_steps
 from dhc.backends.cpu.objects import native_half
 from dhc.backends.cpu.target import compile_ir
@@ -47,13 +48,15 @@ def test_any_convolution(case, data):
     target_name = data.draw(st.sampled_from(RUNNABLE))
     spec = stored(spec, *data.draw(st.sampled_from(STORED[target_name])))
     methods = ["window"]
-    if isinstance(spec, ConvSpec):
+    if isinstance(spec, ConvTransposeSpec):
+        methods = ["transposed" if not spec.narrow and is_shared(spec) else "window"]
+    else:
         if not is_pointwise(spec):
             methods.append("channels")
         elif tuple(spatial) == tuple(out):
             methods += ["channels", "pointwise"]
     method = data.draw(st.sampled_from(methods))
-    if method != "window":
+    if method in ("channels", "pointwise"):
         spec = by(method, spec, out)
     assert registry.select(spec, targets.target(target_name)).name == method
     check(spec, target_name, *conv_case(spec, target_name, batch, spatial, out))
