@@ -26,6 +26,26 @@ def split_count(f: Function, blocks: Value, nthreads: Value, most: Value) -> Val
     return f.select(even, 1, f.minimum(nthreads, f.maximum(most, 1)))
 
 
+def clearly_less(cost: Value, other: Value) -> Value:
+    """Whether a way to divide work leaves the slowest thread so much less to do that it is worth its own copies."""
+    return cost * 17 < other * 16
+
+
+def divided(unit: Value, units: Value, splits: Value, by_splits: Value, f: Function) -> tuple[Value, Value]:
+    """Which block and which split of it a work unit is.
+
+    Args:
+        unit: its number.
+        units: number of blocks.
+        splits: number of splits of each.
+        by_splits: whether the splits of all blocks stand together, so that a thread has the same one of each; else the
+            blocks do, so that a thread has few of them.
+        f: the kernel.
+    """
+    block = f.select(by_splits, unit % units, unit // splits)
+    return f.value(block), f.value(f.select(by_splits, unit // units, unit % splits))
+
+
 def odd_lines(elements: int, item: int) -> int:
     """Rounds up to an odd number of cache lines: even strides of copied rows would collide in the caches' sets."""
     per_line = 64 // item

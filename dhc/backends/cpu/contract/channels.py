@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhc.backends.cpu.contract.blocks import split_count
+from dhc.backends.cpu.contract.blocks import clearly_less, split_count
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
 from dhc.backends.cpu.contract.factors import Factors
@@ -226,8 +226,18 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     tile_total, block_tiles = names["tiles"], names["block_tiles"]
     out_blocks = f.value(f.ceildiv(outs, width))
     blocks = f.value(f.ceildiv(tile_total, block_tiles))
-    units = names["batch"] * groups * blocks
-    splits = split_count(f, units, nthreads, out_blocks)
+    maps = names["batch"] * groups
+    # Positions are divided where output channels cannot be as fairly.
+    evened = f.value(f.maximum(f.ceildiv(blocks, nthreads), 1) * nthreads)
+    even_tiles = f.value(f.maximum(f.ceildiv(tile_total, evened), 1))
+    by_positions = clearly_less(
+        f.value((evened // nthreads) * even_tiles * out_blocks), f.value(f.ceildiv(out_blocks, nthreads) * tile_total)
+    )
+    by_positions = f.value(maps.equals(1) & (blocks % nthreads > 0) & (blocks < nthreads * 8) & by_positions)
+    each_tiles = f.value(f.select(by_positions, even_tiles, block_tiles))
+    blocks = f.value(f.ceildiv(tile_total, each_tiles))
+    units = maps * blocks
+    splits = f.value(f.select(by_positions, 1, split_count(f, units, nthreads, out_blocks)))
     begin, end = even_share(f, units * splits, tid, nthreads)
 
     def position(tile: Value) -> Value:
@@ -236,8 +246,8 @@ def emit_channels(spec: ConvSpec, target: CpuTarget) -> KernelCode:
 
     with f.loop(begin, end) as unit:
         block, split = unit // splits, unit % splits
-        first_tile = (block % blocks) * block_tiles
-        last_tile = f.value(f.minimum(tile_total, first_tile + block_tiles))
+        first_tile = (block % blocks) * each_tiles
+        last_tile = f.value(f.minimum(tile_total, first_tile + each_tiles))
         channel_map = block // blocks  # of (image, group)
         group = channel_map % groups
         first, last = position(first_tile), position(last_tile)

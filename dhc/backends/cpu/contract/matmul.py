@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dhc.backends.cpu.contract.blocks import clearly_less, divided
 from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.contract.finished_tile import emit_finished_tile, is_light
 from dhc.backends.cpu.contract.packing import emit_pack, emit_widen
@@ -22,6 +23,9 @@ from dhc.ir.dtypes import dtype as as_dtype
 
 if TYPE_CHECKING:
     import numpy as np
+
+# From so many rows on, packing a panel is little beside what is computed with it.
+_ROWS_TO_PACK_TWICE = 128
 
 PARAMS = (
     "batch0",
@@ -136,19 +140,28 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     panel_elements = f.value(f.maximum(k * columns, 1))
     most = f.value(f.maximum(pack_bytes // item // panel_elements, 1))
     blocks = f.value(f.ceildiv(panels, most))
-    blocks = f.select(panels >= nthreads, f.ceildiv(blocks, nthreads) * nthreads, blocks)
+    evened = f.value(f.maximum(f.ceildiv(blocks, nthreads), 1) * nthreads)
+    row_tile_count = f.value(f.ceildiv(m, shape.rows))
+    # Rows are divided where columns cannot be as fairly; each thread then packs all panels that are not yet.
+    even_panels = f.value(f.maximum(f.ceildiv(panels, evened), 1))
+    even_blocks = f.value(f.ceildiv(panels, even_panels))
+    most_columns = f.value(f.ceildiv(batches * even_blocks, nthreads)) * even_panels * row_tile_count
+    all_columns = batches * panels * f.value(f.ceildiv(row_tile_count, nthreads))
+    by_rows = (panels >= nthreads) & (batches < nthreads) & clearly_less(f.value(all_columns), f.value(most_columns))
+    by_rows = f.value(by_rows & (m >= _ROWS_TO_PACK_TWICE) if with_scratch else by_rows)
+    blocks = f.select((panels >= nthreads) & by_rows.equals(0), evened, blocks)
     block_panels = f.value(f.maximum(f.ceildiv(panels, f.maximum(blocks, 1)), 1))
     blocks = f.value(f.ceildiv(panels, block_panels))
-    row_tile_count = f.value(f.ceildiv(m, shape.rows))
-    even = ((batches * blocks) % nthreads).equals(0)
-    splits = f.select(even, 1, f.minimum(nthreads, f.maximum(row_tile_count, 1)))
-    begin, end = even_share(f, batches * blocks * splits, tid, nthreads)
+    units = f.value(batches * blocks)
+    even = (units % nthreads).equals(0) & by_rows.equals(0)
+    splits = f.value(f.select(even, 1, f.minimum(nthreads, f.maximum(row_tile_count, 1))))
+    begin, end = even_share(f, units * splits, tid, nthreads)
     packed_key = f.variable("i64", -1)
     # With few rows a copy of b would cost more than it saves: its rows are then read in place.
     in_place = m <= 2 * shape.rows
 
     with f.loop(begin, end) as unit:
-        split, outer = unit % splits, unit // splits
+        outer, split = divided(unit, units, splits, by_rows, f)
         block, batch = outer % blocks, outer // blocks
         inner = batch % names["batch2"]
         middle = (batch // names["batch2"]) % names["batch1"]

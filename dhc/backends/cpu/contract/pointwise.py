@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dhc.backends.cpu.contract.blocks import over_row_tiles, split_count
+from dhc.backends.cpu.contract.blocks import clearly_less, divided, over_row_tiles, split_count
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.contract.fused_tile import emit_copy_panel, emit_fused_tile
@@ -108,18 +108,24 @@ def emit_pointwise(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     blocks = f.value(f.ceildiv(panels, most))
     maps = names["batch"] * groups
     uneven = (panels >= nthreads) & (maps < nthreads)
-    blocks = f.select(uneven, f.ceildiv(blocks, nthreads) * nthreads, blocks)
+    evened = f.value(f.maximum(f.ceildiv(blocks, nthreads), 1) * nthreads)
+    # The last columns may be few; dividing the output channels is then fairer. Costs are in vectors of columns.
+    last_cost = f.select(size - (panels - 1) * columns > lanes, shape.vectors, 1)
+    all_columns = f.value(((panels - 1) * shape.vectors + last_cost) * f.ceildiv(tile_total, nthreads))
+    most_columns = (evened // nthreads) * f.value(f.ceildiv(panels, evened)) * shape.vectors * tile_total
+    by_rows = f.value(uneven & maps.equals(1) & clearly_less(all_columns, f.value(most_columns)))
+    blocks = f.select(uneven & by_rows.equals(0), evened, blocks)
     block_panels = f.value(f.maximum(1, f.ceildiv(panels, f.maximum(blocks, 1))))
     blocks = f.value(f.ceildiv(panels, block_panels))
     units = maps * blocks
-    splits = split_count(f, units, nthreads, tile_total)
+    splits = f.value(f.select(by_rows, nthreads, split_count(f, units, nthreads, tile_total)))
     begin, end = even_share(f, units * splits, tid, nthreads)
     far = (row_bytes % 2048).equals(0) & (ins > 16)
     copies = names["copies"].equals(1) | far
     last_copied = f.variable("i64", -1)
 
     with f.loop(begin, end) as unit:
-        block, split = unit // splits, unit % splits
+        block, split = divided(unit, units, splits, by_rows, f)
         first_panel = (block % blocks) * block_panels
         last_panel = f.value(f.minimum(panels, first_panel + block_panels))
         channel_map = block // blocks  # of (image, group)

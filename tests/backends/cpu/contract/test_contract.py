@@ -19,6 +19,7 @@ from dhc.backends.cpu import target as targets
 from dhc.backends.cpu.contract import epilogue as ep
 from dhc.backends.cpu.contract import registry
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, MatmulSpec
+from dhc.backends.cpu.contract.tile import tile_shape
 from dhc.backends.cpu.llvm.loader import LoadedObject
 from dhc.ir.dtypes import bf16
 from dhc.ir.dtypes import dtype as as_dtype
@@ -154,6 +155,17 @@ def test_matmul(batch, m, n, k, ta, tb, packed, bias, dtype, a_once, b_once, dat
 def test_matmul_of_many_blocks(target_name, transpose_b, m, n, k):
     spec = MatmulSpec(transpose_b=transpose_b)
     check(spec, target_name, *matmul_case(spec, (1, 1, 1), m, n, k, 5), threads=(1, 3))
+
+
+@pytest.mark.parametrize("target_name", RUNNABLE)
+@pytest.mark.parametrize("packed", [False, True])
+def test_matmul_of_few_panels_divides_its_rows(target_name, packed):
+    columns = tile_shape(targets.target(target_name), "f32").columns
+    spec = MatmulSpec(packed_b=packed)
+    operands, *rest = matmul_case(spec, (1, 1, 1), 200, 3 * columns, 50, 6)
+    if packed:
+        operands["b"] = registry.pack_weights(spec, targets.target(target_name), operands["b"].reshape(50, -1))
+    check(spec, target_name, operands, *rest, threads=(1, 2, 7))
 
 
 # ---------------------------------------------------------------- convolutions

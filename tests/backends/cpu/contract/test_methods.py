@@ -35,6 +35,21 @@ def by(method, spec, out):
     return dataclasses.replace(spec, method=method, positions=positions, narrow=False)
 
 
+UNEVEN = [  # sizes of which one axis cannot be divided fairly among two or three threads
+    ("pointwise", ConvSpec(20, 67, (1, 1), method="pointwise"), (14, 14)),
+    ("pointwise", ConvSpec(40, 130, (1, 1), method="pointwise", epilogue=ep.Relu()), (28, 28)),
+    ("channels", by("channels", ConvSpec(17, 96, (1, 1)), (14, 14)), (14, 14)),
+    ("channels", by("channels", ConvSpec(9, 70, (3, 3), pad_begin=(1, 1)), (11, 13)), (11, 13)),
+]
+
+
+@pytest.mark.parametrize("target_name", RUNNABLE)
+@pytest.mark.parametrize("method, spec, size", UNEVEN)
+def test_uneven_sizes_are_divided_along_another_axis(method, spec, size, target_name):
+    assert registry.select(spec, targets.target(target_name)).name == method
+    check(spec, target_name, *conv_case(spec, target_name, 1, size, size), threads=(1, 2, 3))
+
+
 @settings(max_examples=80)
 @given(case=windows(transposed=False), data=st.data())
 def test_channels(case, data):
