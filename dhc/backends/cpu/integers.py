@@ -26,7 +26,7 @@ def become_integers(tail: Iterable[Node], results: Iterable[Value]) -> bool:
             if user in seen:
                 continue
             seen.add(user)
-            inner = list(_inside(user))
+            inner = list(inside(user))
             if any(_makes_integers(n) for n in inner):
                 return True
             if not any(isinstance(n.op.kind, Contract) for n in inner):
@@ -34,7 +34,7 @@ def become_integers(tail: Iterable[Node], results: Iterable[Value]) -> bool:
     return False
 
 
-def _inside(node: Node) -> Iterator[Node]:
+def inside(node: Node) -> Iterator[Node]:
     """A node, or the nodes of a fused group."""
     if node.op.name == "fused":
         yield from node.regions[0]

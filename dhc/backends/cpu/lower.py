@@ -18,6 +18,7 @@ from dhc.backends.cpu.methods import Methods
 from dhc.backends.cpu.numba.opaque import LoweredOpaque
 from dhc.backends.cpu.pooling import plan_pool
 from dhc.backends.cpu.recurrent import plan_recurrent
+from dhc.backends.cpu.rounding import may_round
 from dhc.backends.cpu.sampling.planned import plan_pad, plan_resize
 from dhc.backends.cpu.space_norm import NORMS, plan_norm
 from dhc.backends.cpu.target import CpuTarget
@@ -202,10 +203,13 @@ class CpuLowering:
         elif contraction.op.name in NORMS:
             planned = plan_norm(contraction, tail, self.target)
         else:
-            exact = self.exact or become_integers(tail, [outer for _, outer in results])
+            computed = [outer for _, outer in results]
+            integers = become_integers(tail, computed)
+            storage = "" if integers or not may_round(contraction, computed) else self.storage
             planned = plan_contraction(
-                contraction, tail, self.target, outside, exact=exact, storage=self.storage, methods=self.methods
-            )
+                contraction, tail, self.target, outside, exact=self.exact or integers, storage=storage,
+                methods=self.methods,
+            )  # fmt: skip
             if planned is not None and planned.rounding is not None:
                 saved = int(contraction.operands[1].type.nbytes) // 2
                 self.stored.append(StoredWeights(str(node.location), saved, planned.rounding, planned.multiplied))

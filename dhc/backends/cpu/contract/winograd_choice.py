@@ -26,6 +26,7 @@ _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.85  # of the limit that register tiles re
 # Weights that a step brings in, where they may still lie in a cache, and from memory.
 _BYTES_PER_STEP, _BYTES_PER_STEP_FROM_MEMORY, _CACHED_BYTES = 16.0, 8.0, 8 << 20
 _MARGIN = 1.1
+_PAIRS_GAIN = 1.85  # of a plain sum by products of pairs of bf16
 # Sizes that only a run knows: those of a typical image or volume.
 _ASSUMED_SIZE, _ASSUMED_DEPTH = 64, 16
 MOST_ERROR = 2.0**-5
@@ -63,10 +64,11 @@ def winograd_tile(
     if not costs:
         return 0
     best = min(costs, key=lambda m: costs[m])
-    plain = _direct_cost(spec, target, depth * height * width, width) / (1.75 if pairs else 1.0)
+    plain = _direct_cost(spec, target, depth * height * width, width) / (_PAIRS_GAIN if pairs else 1.0)
     if finite and pays_regions(spec, target, in_size, out_size):
         plain = min(plain, region_cost(spec, target, in_size, out_size))
-    return best if costs[best] * _MARGIN < plain else 0
+    margin = 1.0 if pairs else _MARGIN  # besides, pairs round
+    return best if costs[best] * margin < plain else 0
 
 
 def _weights_cost(count: int) -> float:

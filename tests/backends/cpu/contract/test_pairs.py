@@ -122,6 +122,10 @@ def test_where_pairs_are_multiplied():
     assert not chosen(strided, "f16").pairs and chosen(strided, "f16").storage == "f16"
     assert not chosen(strided, target=targets.target("x86-64-v4")).pairs
     assert chosen(ConvSpec(64, 64, (1, 1)), exact=True).pairs
+    square = ConvSpec(64, 64, (3, 3), pad_begin=(1, 1))
+    assert chosen(square).winograd and not chosen(square).storage and chosen(square, exact=True).pairs
+    few = ConvSpec(8, 12, (3, 3, 3), pad_begin=(1, 1, 1))
+    assert registry.normalize(few, WITH_PAIRS, (64,) * 3, (64,) * 3, storage="bf16").pairs
     for kept in (ConvSpec(64, 64, (3, 3), groups=64), dataclasses.replace(strided, dtype="f64")):
         assert not chosen(kept).pairs and not chosen(kept).storage
     assert chosen(strided, "") == registry.normalize(strided, WITH_PAIRS, size, size)
