@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dhc.backends.cpu.contract import registry as generators
+from dhc.backends.cpu.contract.matmul import rows_beyond_tiles
 from dhc.backends.cpu.contract.recurrent import RecurrentSpec, emit_recurrent, pack_gates, pack_recurrent
 from dhc.backends.cpu.contract.spec import KernelCode, MatmulSpec
 from dhc.backends.cpu.target import CpuTarget
@@ -73,12 +74,12 @@ def plan_recurrent(node: Node, target: CpuTarget) -> PlannedRecurrent | None:
         inner = [pack_gates(target, 1, b[:, 5 * hidden :]).reshape(-1)]
     steps, batch, features = operands["x"].shape
     columns = pack_gates(target, gates, w).reshape(-1, w.shape[2])
-    project = MatmulSpec(packed_b=True, bias="n")
+    rows: Dim = symbols.product((steps, batch))
+    project = MatmulSpec(packed_b=True, bias="n", last_rows=rows_beyond_tiles(rows, target, "f32"))
     packed = generators.pack_weights(project, target, np.ascontiguousarray(columns.T))
     width = columns.shape[0]
     states = [operands["h0"], *([operands["c0"]] if spec.has_cell else [])]
     reverse = int(node.attrs["direction"] == "reverse")
-    rows: Dim = symbols.product((steps, batch))
     return PlannedRecurrent(
         project=generators.emit(project, target),
         weights=(packed, pack_gates(target, gates, bias).reshape(-1)),

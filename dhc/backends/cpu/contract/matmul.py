@@ -43,6 +43,11 @@ PARAMS = (
 )
 
 
+def rows_beyond_tiles(rows: object, target: CpuTarget, dtype: str) -> int:
+    """``last_rows`` of a spec for a number of rows, known or not."""
+    return rows % tile_shape(target, dtype).rows if isinstance(rows, int) else 0
+
+
 def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Lays out a constant ``b`` for a kernel with ``packed_b``.
 
@@ -78,7 +83,8 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     pack_bytes = target.l2_bytes // 2
     step_limit = pack_bytes // (columns * item)
 
-    row_counts = sorted({shape.rows, max(shape.rows // 2, 1), 2, 1}, reverse=True)
+    fewer = {spec.last_rows} if spec.last_rows else {max(shape.rows // 2, 1), 2}
+    row_counts = sorted({shape.rows, *fewer, 1}, reverse=True)
 
     def emit_tiles(prefix: str, storage: str) -> dict[int, Function]:
         return {
@@ -112,14 +118,15 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     store = emit_store(module, "store", spec.dtype, shape.lanes, columns, spec.epilogue, **ending)
     # Most of the work: tiles of all rows and of whole vectors, one of them where a last panel has no more.
     finished_tiles = {
-        vectors: emit_finished_tile(
+        (rows, vectors): emit_finished_tile(
             module,
-            f"finished{vectors}",
-            TileShape(shape.rows, vectors, shape.lanes),
+            f"finished{rows}x{vectors}",
+            TileShape(rows, vectors, shape.lanes),
             spec.dtype,
             spec.epilogue,
             **ending,
         )
+        for rows in sorted({shape.rows, spec.last_rows} - {0})
         for vectors in sorted({shape.vectors, 1})
         if is_light(spec.epilogue, target, spec.dtype)
     }
@@ -229,9 +236,9 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
 
                 def at_once(vectors: int) -> None:
                     arguments = [a_tile, row_stride, step_stride, b_at, b_stride, k, place, n, row, column]
-                    f.call(finished_tiles[vectors], [f.argument("buffers"), *arguments])
+                    f.call(finished_tiles[rows, vectors], [f.argument("buffers"), *arguments])
 
-                if rows != shape.rows or not finished_tiles or by is not tiles:
+                if (rows, 1) not in finished_tiles or by is not tiles:
                     return through_buffer()
 
                 def narrower() -> None:

@@ -63,6 +63,8 @@ class MatmulSpec:
         bias: ``none``, ``n`` (a vector over columns) or ``m`` (a vector over rows).
         epilogue: what happens to each result before it is stored.
         storage: how a packed ``b`` of f32 is stored: "" as it is, else ``bf16`` or ``f16``, widened in registers.
+        last_rows: rows beyond whole register tiles where the number of rows is known: they get a tile of their own. A
+            matter of speed, never of results' validity; 0: none or unknown.
     """
 
     dtype: str = "f32"
@@ -72,6 +74,7 @@ class MatmulSpec:
     bias: str = "none"
     epilogue: Epilogue = field(default_factory=Epilogue)
     storage: str = ""
+    last_rows: int = 0
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
@@ -86,6 +89,7 @@ class MatmulSpec:
             f"matmul {self.dtype} ta={int(self.transpose_a)} tb={int(self.transpose_b)} "
             f"packed_b={int(self.packed_b)} bias={self.bias} epilogue=[{self.epilogue.text()}]"
             + (f" storage={self.storage}" if self.storage else "")
+            + (f" last_rows={self.last_rows}" if self.last_rows else "")
         )
 
 

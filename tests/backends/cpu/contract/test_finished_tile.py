@@ -17,13 +17,13 @@ ADDED = ep.Chain((ep.AddOperand("same"), ep.AddOperand("row"), ep.AddOperand("co
 
 
 @pytest.mark.parametrize("bias", ["none", "n", "m"])
-@pytest.mark.parametrize("n", [48, 64, 83])
+@pytest.mark.parametrize(("n", "last_rows"), [(48, 0), (64, 5), (83, 5)])
 @pytest.mark.parametrize("target_name", ["host", *RUNNABLE])
 def test_bits_are_those_of_the_buffered_tile(
-    target_name: str, n: int, bias: str, monkeypatch: pytest.MonkeyPatch
+    target_name: str, n: int, last_rows: int, bias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     m, k, rng = 29, 9, np.random.default_rng(n)
-    spec = MatmulSpec(packed_b=True, bias=bias, epilogue=ADDED)
+    spec = MatmulSpec(packed_b=True, bias=bias, epilogue=ADDED, last_rows=last_rows)
     shapes = {"a": (m, k), "bias": (n if bias == "n" else m,)}
     shapes |= {f"epilogue{i}": shape for i, shape in enumerate([(m, n), (m,), (n,), (1,)])}
     operands = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
@@ -36,6 +36,23 @@ def test_bits_are_those_of_the_buffered_tile(
     compiled.cache_clear()
     assert {run(spec, target_name, operands, params, (m, n)).tobytes()} == set(found)
     compiled.cache_clear()
+
+
+@pytest.mark.parametrize("m", [1, 5, 12, 17, 23, 30])
+def test_last_rows_are_a_matter_of_speed(m: int) -> None:
+    """A tile for five last rows, and any number of rows: every row is there, with the same bits."""
+    rng = np.random.default_rng(m)
+    operands = {"a": rng.standard_normal((m, 9)).astype(np.float32), "b": rng.standard_normal((9, 70)).astype("f4")}
+    params = dict.fromkeys(matmul.PARAMS, 0) | {"batch0": 1, "batch1": 1, "batch2": 1, "m": m, "n": 70, "k": 9}
+    for name in ["host", *RUNNABLE[-2:]]:
+        first, second = (
+            run(MatmulSpec(last_rows=rows), name, operands, params, (m, 70), threads)
+            for rows, threads in ((5, 2), (0, 1))
+        )
+        assert first.tobytes() == second.tobytes()
+        np.testing.assert_allclose(first, operands["a"] @ operands["b"], rtol=1e-4, atol=1e-5)
+    target = targets.target("x86-64-v4")
+    assert [matmul.rows_beyond_tiles(rows, target, "f32") for rows in (197, 24, "symbol")] == [5, 0, 0]
 
 
 def test_long_epilogues_stand_once() -> None:
