@@ -97,7 +97,9 @@ def show_report(out: Output, data: Mapping[str, Any]) -> None:
     rows = [[stage, format_seconds(value), _share(value, total)] for stage, value in data["seconds"].items()]
     out.table(["stage", ">time", ">share"], [*rows, ["total", format_seconds(total), ""]])
     size = data["bytes"]
-    if "kernels" in data:
+    if data.get("whole"):
+        out.fields([("kernels", f"{data['kernels']}, with the whole artifact from the cache; {data['steps']} steps")])
+    elif "kernels" in data:
         kernels = (
             f"{data['kernels']}, {data['compiled']} compiled, {data['cached']} from the cache; {data['steps']} steps"
         )

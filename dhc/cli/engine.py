@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dhc_runtime.errors import MissingExtraError, UsageError
+from dhc_runtime.errors import DhcError, MissingExtraError, UsageError
 
 from dhc.cli.models import ARTIFACT, kind_of, open_graph
 from dhc.cli.output import Progress
+from dhc.cli.reuse import reuse_of
 
 if TYPE_CHECKING:
     from dhc.ir.graph import Graph
@@ -60,8 +62,11 @@ def open_session(
     threads: int | None = None,
     cpu: str | None = None,
     cache: bool = True,
+    reuse: bool = False,
 ) -> Opened:
     """Opens an artifact, or compiles a model and opens that; ``shapes`` matter to models alone.
+
+    With `reuse`, the artifact of a model that was compiled before comes whole from the cache, without a graph.
 
     Raises:
         DhcError: what importing, compiling or loading reports.
@@ -74,6 +79,14 @@ def open_session(
         start = time.perf_counter()
         session = dhc_runtime.load(path, threads=threads)
         return Opened(session, None, {"load": time.perf_counter() - start})
+    start = time.perf_counter()
+    kept = reuse_of(path, cpu, shapes) if cache and reuse else None
+    entry = None if kept is None else kept.find()
+    if entry is not None:
+        progress("loading")
+        with contextlib.suppress(DhcError):  # a damaged entry: the model is compiled again
+            session = dhc_runtime.load(str(entry.path), threads=threads)
+            return Opened(session, None, {"load": time.perf_counter() - start})
     import dhc
 
     progress("importing")
@@ -85,7 +98,8 @@ def open_session(
     artifact = dhc.compile(graph, targets=["cpu"], cpu=cpu, cache=cache, progress=progress)
     seconds["compile"] = time.perf_counter() - start
     start = time.perf_counter()
-    session = artifact.session(threads=threads)
+    entry = None if kept is None else kept.keep_new(artifact, graph, seconds)
+    session = artifact.session(threads=threads) if entry is None else dhc_runtime.load(str(entry.path), threads=threads)
     seconds["load"] = time.perf_counter() - start
     return Opened(session, graph, seconds, artifact.graph)
 

@@ -70,7 +70,9 @@ Exact = Annotated[
     bool,
     typer.Option("--exact", help="Convolutions as plain sums, not by the faster methods that round differently."),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the kernel cache on disk.")]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Neither read nor write the cache of kernels and artifacts on disk.")
+]
 
 
 def parse_bytes(text: str | None) -> int | None:

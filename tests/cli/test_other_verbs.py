@@ -267,17 +267,20 @@ def test_doctor(dhc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Path("cache").absolute()
     (cache / "ab").mkdir(parents=True)
     (cache / "ab" / "abcd.o").write_bytes(b"12345")
+    (cache / "artifacts").mkdir()
+    (cache / "artifacts" / "abcd.dhc").write_bytes(b"123")
     monkeypatch.setenv("DHC_CACHE_DIR", str(cache))
     data = dhc("doctor", "--json").data
     assert data["versions"]["numpy"] == np.__version__
     assert data["cpu"]["target"]["vector_bits"] >= 128 and data["cpu"]["problem"] is None
-    assert data["cache"] == {"folder": str(cache), "entries": 1, "bytes": 5, "writable": True, "removed": 0}
+    held = {"entries": 1, "bytes": 5, "artifacts": 1, "artifact_bytes": 3}
+    assert data["cache"] == {"folder": str(cache), "writable": True, "removed": 0, **held}
     assert set(data["devices"]) == {"opencl", "cuda", "pynq"}
     assert all(found["devices"] or found["problem"] for found in data["devices"].values())
     assert {extra["command"] for extra in data["extras"]} == {extra.command for extra in EXTRAS}
     answer = dhc("doctor", "--clear-cache")
     assert answer.status == 0 and "removed 1 kernels" in answer.out
-    assert not (cache / "ab" / "abcd.o").exists()
+    assert not (cache / "ab" / "abcd.o").exists() and not (cache / "artifacts" / "abcd.dhc").exists()
 
 
 def test_doctor_takes_no_file(dhc: Command) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dhc.cli.compiling import report_data, show_report
-from dhc.cli.models import graph_signature, open_graph
+from dhc.cli.compiling import show_report
+from dhc.cli.models import open_graph
 from dhc.cli.options import (
     AsJson,
     Cpu,
@@ -28,6 +28,7 @@ from dhc.cli.options import (
     parse_bytes,
 )
 from dhc.cli.output import Output, require_folder
+from dhc.cli.reuse import compile_report, reuse_of
 from dhc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,13 +69,24 @@ def compile_model(
     path = _target_path(model, output)
     out = Output(as_json)
     seconds: dict[str, float] = {}
+    targets = [name.strip() for name in target.split(",") if name.strip()]
+    data: dict[str, Any] = {"model": model, "artifact": str(path), "targets": targets, "threads": threads}
+    start = time.perf_counter()
+    reuse = None
+    if not (no_cache or folder or print_after or verify) and targets == ["cpu"]:
+        reuse = reuse_of(model, cpu, shape, threads, parse_bytes(max_memory), precision, exact)
+    entry = None if reuse is None else reuse.find()
+    if entry is not None and entry.copy(path):
+        data.update(entry.report)
+        data["seconds"] = {"reading the cache": time.perf_counter() - start}
+        _finish(out, data, None)
+        return
     with out.progress() as progress:
         progress("importing")
         start = time.perf_counter()
         graph = open_graph(model, shape)
         seconds["import"] = time.perf_counter() - start
         progress("passes")
-        targets = [name.strip() for name in target.split(",") if name.strip()]
         artifact = dhc.compile(
             graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, exact=exact,
             emit=folder, max_memory=parse_bytes(max_memory), precision=precision,
@@ -85,15 +97,18 @@ def compile_model(
         artifact.save(path)
         seconds.update(artifact.report.seconds)
         seconds["writing"] = time.perf_counter() - start
-    data: dict[str, Any] = {"model": model, "artifact": str(path), "targets": targets, "threads": threads}
-    data["cpu"] = artifact.report.backend.get("cpu")
-    data.update(graph_signature(graph))
-    data.update(report_data(artifact, seconds, threads))
-    data["bytes"]["artifact"] = path.stat().st_size
+    report = compile_report(artifact, graph, seconds, threads, path)
+    if reuse is not None:
+        reuse.keep(path, report)
+    data.update(report)
+    _finish(out, data, folder)
+
+
+def _finish(out: Output, data: dict[str, Any], sources: Path | None) -> None:
     show_report(out, data)
-    out.line(f"wrote {path}" + (f" and the kernels' sources in {folder}" if folder else ""))
-    inputs = "".join(f" --input {value.name}=FILE" for value in graph.inputs)
-    out.end(data, f"dhc run {path}{inputs}")
+    out.line(f"wrote {data['artifact']}" + (f" and the kernels' sources in {sources}" if sources else ""))
+    inputs = "".join(f" --input {value['name']}=FILE" for value in data["inputs"])
+    out.end(data, f"dhc run {data['artifact']}{inputs}")
 
 
 def _target_path(model: str, output: Path | None) -> Path:

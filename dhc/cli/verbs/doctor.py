@@ -29,7 +29,9 @@ _PACKAGES = (
 
 
 def doctor(
-    clear_cache: Annotated[bool, typer.Option("--clear-cache", help="Remove all entries of the kernel cache.")] = False,
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Remove all kernels and artifacts from the cache.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -110,7 +112,8 @@ def _cache(clear: bool) -> dict[str, Any]:
 
     folder = default_folder()
     if folder is None:
-        return {"folder": None, "entries": 0, "bytes": 0, "writable": False, "removed": 0}
+        nothing = {"entries": 0, "bytes": 0, "artifacts": 0, "artifact_bytes": 0, "removed": 0}
+        return {"folder": None, "writable": False, **nothing}
     removed = 0
     entries = sorted(folder.glob("??/*.o")) if folder.is_dir() else []
     if clear:
@@ -123,8 +126,30 @@ def _cache(clear: bool) -> dict[str, Any]:
     for path in entries:
         with contextlib.suppress(OSError):
             size += path.stat().st_size
-    writable = _writable(folder)
-    return {"folder": str(folder), "entries": len(entries), "bytes": size, "writable": writable, "removed": removed}
+    artifacts, held = _artifacts(folder, clear)
+    return {
+        "folder": str(folder),
+        "entries": len(entries),
+        "bytes": size,
+        "artifacts": artifacts,
+        "artifact_bytes": held,
+        "writable": _writable(folder),
+        "removed": removed,
+    }
+
+
+def _artifacts(folder: Path, clear: bool) -> tuple[int, int]:
+    """How many artifacts the cache holds, and their bytes."""
+    from dhc.artifact_cache import ArtifactCache
+
+    cache = ArtifactCache(folder / "artifacts")
+    if clear:
+        cache.clear()
+    sizes = []
+    for path in cache.folder.glob("*.dhc"):
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return len(sizes), sum(sizes)
 
 
 def _writable(folder: Path) -> bool:
@@ -173,6 +198,8 @@ def _show(out: Output, data: dict[str, Any]) -> None:
     else:
         state = "writable" if cache["writable"] else "NOT writable: set DHC_CACHE_DIR to a folder that is"
         held = f"{cache['entries']} kernels, {format_bytes(cache['bytes'])}"
+        if cache["artifacts"]:
+            held += f"; {cache['artifacts']} artifacts, {format_bytes(cache['artifact_bytes'])}"
         out.line(f"kernel cache: {cache['folder']}, {held}, {state}")
         if cache["removed"]:
             out.line(f"removed {cache['removed']} kernels")

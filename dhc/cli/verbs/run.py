@@ -61,7 +61,7 @@ def run(
     require_folder(trace)
     profile = profile or trace is not None
     with out.progress() as progress:
-        opened = open_session(file, progress, shape, threads, cpu, not no_cache)
+        opened = open_session(file, progress, shape, threads, cpu, not no_cache, reuse=True)
         session = opened.session
         names = [spec.name for spec in opened.inputs]
         if output is not None and output.suffix.lower() == ".npy" and len(session.outputs) != 1:
