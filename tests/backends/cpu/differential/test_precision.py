@@ -17,6 +17,7 @@ from dhc.backends.cpu.objects import native_half
 from dhc.backends.cpu.target import compile_ir, target
 from dhc.ir import Builder, Graph
 from dhc.ir.dtypes import dtype, f16
+from dhc.passes.round_factors import round_factors
 from tests.backends.cpu.differential.running import assert_close
 from tests.backends.cpu.differential.test_cpu_levels import LEVELS, need
 
@@ -156,3 +157,59 @@ def test_sums_longer_than_the_scratch_memory() -> None:
         need(level)
     found = dhc.compile(graph, precision="bf16", cpu=level).session(threads=2).run({"x": x})["y"]
     assert np.array_equal(found, dhc.compile(exact, cpu=level).session(threads=2).run({"x": x})["y"])
+
+
+def layer(kind: str) -> Graph:
+    """One layer that rounds, between operations that do not."""
+    rng = np.random.default_rng(7)
+    graph = Graph(kind)
+    b = Builder(graph)
+
+    def weights(*shape: int) -> object:
+        return b.constant((rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32), "f32")
+
+    if kind == "signal":
+        x = graph.input("x", "f32", (2, 9, 301))
+        y = b.conv(x, weights(26, 9, 7), weights(26), strides=(2,), pads_low=(3,), pads_high=(3,))
+    elif kind == "volume":
+        x = graph.input("x", "f32", (1, 7, 9, 11, "W"))
+        y = b.conv(x, weights(13, 7, 3, 3, 3), strides=(1, 2, 2), pads_low=(1, 1, 1), pads_high=(1, 1, 1))
+    elif kind == "pointwise":
+        x = graph.input("x", "f32", (1, 33, 24, 31))
+        y = b.conv(x, weights(40, 33, 1, 1))
+    elif kind == "small map":
+        x = graph.input("x", "f32", (1, 65, 9, 9))
+        y = b.conv(x, weights(96, 65, 3, 3), strides=(2, 2), pads_low=(1, 1), pads_high=(1, 1))
+    elif kind == "upsampled":
+        x = graph.input("x", "f32", (1, 21, 14, 17))
+        up = b.relu(b.conv_transpose(x, weights(21, 12, 3, 3), strides=(2, 2)))
+        y = b.conv(up, weights(1, 12, 1, 1))
+    else:
+        x = graph.input("x", "f32", (70, 48))
+        y = b.matmul(x, weights(48, 35))
+    graph.output(b.leaky_relu(b.mul(y, b.constant(0.5, "f32")), alpha=0.1), names=["y"])
+    return graph
+
+
+@pytest.mark.parametrize("precision", TYPES)
+@pytest.mark.parametrize("kind", ["signal", "volume", "pointwise", "small map", "upsampled", "matrix"])
+def test_the_graph_with_conversions_is_the_meaning(kind: str, precision: str) -> None:
+    if precision == "fp16" and f16 not in native_half(target()):
+        pytest.skip("this target does not convert fp16")
+    graph = layer(kind)
+    artifact = dhc.compile(graph, precision=precision)
+    stored = {entry["node"]: entry["multiplied"] for entry in artifact.report.backend["stored_16_bit"]}
+    pairs = precision == "bf16" and "avx512bf16" in target().features
+    assert stored and all(both == pairs for both in stored.values())
+    meaning = artifact.graph.clone()
+    assert round_factors(meaning, dtype(TYPES[precision]), stored) == len(stored)
+    shape = [19 if str(d) == "W" else int(d) for d in graph.inputs[0].shape]
+    x = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    found = [artifact.session(threads=threads).run({"x": x})["y"] for threads in (1, 2, 7)]
+    assert all(np.array_equal(found[0], other) for other in found)
+    # Where one layer feeds another, a last bit may tip the rounding of its input.
+    limit = 2e-6 if len(stored) == 1 else 2e-3
+    wanted = meaning.evaluate(x)[0]
+    assert np.abs(found[0] - wanted).max() <= limit * np.abs(wanted).max()
+    plain = graph.evaluate(x)[0]
+    assert np.abs(plain - wanted).max() > 20 * np.abs(found[0] - wanted).max() or len(stored) > 1
