@@ -77,7 +77,9 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         out_buffer=out_at,
     )
     inputs = emit_input_stage(module, "inputs", m, lanes, dilation)
-    outputs = emit_output_stage(module, "outputs", m, lanes, store, columns, dilation)
+    shapes = spec.epilogue.operands()
+    written = (out_at, *(out_at - len(shapes) + i for i, shape in enumerate(shapes) if shape == "same"))
+    outputs = emit_output_stage(module, "outputs", m, lanes, store, columns, dilation, written=written)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
@@ -89,6 +91,8 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     transformed = f.at(f.pointer_argument(out_at + 1), tid * names["scratch_bytes"])
     products = f.at(transformed, names["input_bytes"])
     in_plane, out_plane = in_d * in_h * in_w, out_d * out_h * out_w
+    # What the second-level cache holds has just been written by another kernel and is near.
+    far = names["batch"] * groups * (ins * in_plane + outs * out_plane) * ITEM > target.l2_bytes
 
     # Without z taps the planes of all images are alike; else each image has its own.
     flat = taps.equals(1)
@@ -135,7 +139,10 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     t_blocks = f.value(f.ceildiv(tiles, t_most))
     z_blocks = f.value(f.ceildiv(of_phase, z_size)) * dilation_z
     others = images * groups * z_blocks
-    roomy = (tiles >= nthreads * 32) & (others < nthreads)
+    # Few slices of output channels, which would share the tiles of one block, come out uneven.
+    slices = f.value(f.ceildiv(outs, columns))
+    uneven = (slices % nthreads > 0) & (slices < nthreads * 4) & (tiles > step)
+    roomy = ((tiles >= nthreads * 32) | uneven) & (others < nthreads)
     t_blocks = f.select(roomy, f.value(f.ceildiv(t_blocks, nthreads)) * nthreads, t_blocks)
     t_size = f.value(f.ceildiv(f.value(f.ceildiv(tiles, f.maximum(t_blocks, 1))), step)) * step
     t_size = f.value(f.maximum(f.minimum(t_size, f.minimum(t_most, tiles)), 1))
@@ -144,7 +151,6 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     plane_stride = (z_held * ins * pitch + 2 * lanes) * ITEM
     step_bytes = pitch * ITEM
 
-    slices = f.const(0) + f.value(f.ceildiv(outs, columns))
     blocks = others * t_blocks
     splits = split_count(f, blocks, nthreads, slices)
     begin, end = even_share(f, blocks * splits, tid, nthreads)
@@ -171,6 +177,10 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 with f.while_(lambda t=t, t_count=t_count: t.get() < t_count):  # type: ignore[misc]
                     now = t.get()
                     y, x, number = origin(t_first + now)
+                    count = f.minimum(f.minimum(in_tiles, tiles_x - number), t_count - now)
+                    if dilation > lanes:
+                        count = f.minimum(count, dilation - number % dilation)
+                    y_next, x_next, _ = origin(f.value(t_first + now + count))
                     f.call(
                         inputs,
                         [
@@ -185,11 +195,9 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                             f.at(transformed, (held * ins * pitch + now) * ITEM),
                             step_bytes,
                             plane_stride,
+                            f.select(far, ((y_next - y) * in_w + (x_next - x)) * ITEM, 0),
                         ],
                     )
-                    count = f.minimum(f.minimum(in_tiles, tiles_x - number), t_count - now)
-                    if dilation > lanes:
-                        count = f.minimum(count, dilation - number % dilation)
                     t.set(now + count)
 
         slice_begin, slice_end = even_share(f, slices, split, splits)
@@ -258,6 +266,7 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                             out_plane,
                             channel,
                             outs - first,
+                            far,
                         ],
                     )
                     t.set(now + count)

@@ -18,10 +18,11 @@ from dhc.backends.cpu.contract.winograd_transform import emit_inputs, emit_outpu
 from dhc.backends.cpu.llvm.builder import Function, Module, Value
 
 ITEM = 4  # the transforms are for float32
+_LINE = 64  # bytes of a cache line
 
 
 def emit_input_stage(module: Module, name: str, m: int, lanes: int, dilation: int = 1) -> Function:
-    """Writes ``void inputs(from, from_stride, channels, y, y_step, x, height, width, to, to_stride, plane_stride)``.
+    """Writes ``inputs(from, from_stride, channels, y, y_step, x, height, width, to, to_stride, plane_stride, ahead)``.
 
     Transforms the first tiles (:func:`input_tiles`) of a row of each channel: those of which the first begins at row
     ``y``, column ``x`` of the map, whose channels lie ``from_stride`` bytes apart. Outside of ``height`` x ``width``
@@ -30,6 +31,9 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int, dilation: in
 
     Rows of a tile lie ``y_step`` apart, its columns ``dilation``; neighbouring tiles are those of neighbouring columns
     first (the phases), as :func:`~.winograd_plan.column_of` counts them.
+
+    ``ahead`` bytes further lie the tiles that come next. Their rows are asked for meanwhile, unless it is 0: rows of
+    many channels are more than a processor's own prefetching follows.
     """
     size, vector = m + 2, f"<{lanes} x float>"
     offsets = _offsets(m, lanes, dilation)  # of the vectors of a row
@@ -49,11 +53,22 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int, dilation: in
             ("ptr", "to"),
             ("i64", "to_stride"),
             ("i64", "plane_stride"),
+            ("i64", "ahead"),
         ),
     )
-    source, from_stride, channels, y0, y_step, x0, height, width, to, to_stride, plane_stride = (
+    source, from_stride, channels, y0, y_step, x0, height, width, to, to_stride, plane_stride, ahead = (
         f.argument(n) for _, n in f.arguments
     )
+    following = f.at(source, (y0 * width + x0 + (lanes - 1)) * ITEM + ahead)
+    lines = offsets if dilation >= lanes else range(0, whole, max(lanes, _LINE // ITEM))
+
+    def prefetch(c: Value) -> None:
+        with f.if_(ahead.equals(0).equals(0)):
+            base = f.at(following, c * from_stride)
+            for r in range(2, size):  # the first two rows belong to the tiles above as well
+                line = f.at(base, width * y_step * (r * ITEM))
+                for offset in lines:
+                    f.prefetch(f.at(line, offset * ITEM))
 
     def transform(rows: Sequence[Sequence[Value]], place: Value) -> None:
         """From ``size`` rows of vectors to the tiles' positions."""
@@ -86,6 +101,7 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int, dilation: in
                 at = f.at(start, c * stride)
                 pairs = zip(offsets, masks, strict=True)
                 rows.append([f.masked_load(vector, f.at(at, offset * ITEM), mask, ITEM) for offset, mask in pairs])
+            prefetch(c)
             transform(rows, f.at(to, c * to_stride))
         f.ret()
         return f
@@ -103,6 +119,7 @@ def emit_input_stage(module: Module, name: str, m: int, lanes: int, dilation: in
             for r in range(size):
                 at = f.at(base, width * y_step * (r * ITEM))
                 rows.append([f.load(vector, f.at(at, offset * ITEM), ITEM) for offset in offsets])
+            prefetch(c)
             transform(rows, f.at(to, c * to_stride))
 
     def at_border() -> None:
@@ -196,13 +213,15 @@ def output_tiles(m: int, lanes: int, dilation: int) -> int:
 
 
 def emit_output_stage(
-    module: Module, name: str, m: int, lanes: int, store: Function, columns: int, dilation: int = 1
-) -> Function:
-    """Writes ``void outputs(buffers, products, tiles, vectors, height, width, place, row, plane, channel, channels)``.
+    module: Module, name: str, m: int, lanes: int, store: Function, columns: int, dilation: int = 1, *,
+    written: Sequence[int] = (),
+) -> Function:  # fmt: skip
+    """Writes ``outputs(buffers, products, tiles, vectors, height, width, place, row, plane, channel, channels, far)``.
 
     Transforms ``tiles`` (at most :func:`output_tiles`, from a whole column of phases on) neighbouring tiles, products
     ``[tile][position][columns]``, and stores their ``height`` x ``width`` outputs at element ``place``: ``row``
-    elements from one row to the next, ``plane`` from one channel to the next.
+    elements from one row to the next, ``plane`` from one channel to the next. With ``far`` the places are asked for
+    before the transforms, which take long enough to hide the way.
 
     Args:
         module: receives the function.
@@ -212,6 +231,7 @@ def emit_output_stage(
         store: what :func:`emit_tile_store` wrote.
         columns: output channels that the products have room for.
         dilation: columns from one output of a tile to the next.
+        written: indices of the buffers that ``store`` writes, or reads at the same places.
     """
     size, vector = m + 2, f"<{lanes} x float>"
     f = module.function(
@@ -229,6 +249,7 @@ def emit_output_stage(
             ("i64", "plane"),
             ("i64", "channel"),
             ("i64", "channels"),
+            ("i1", "far"),
         ),
     )
     squares = -(-output_tiles(m, lanes, dilation) * m // lanes)
@@ -237,6 +258,14 @@ def emit_output_stage(
     whole = f.argument("tiles")
     with f.loop(0, f.argument("vectors")) as v:
         base = f.at(f.argument("products"), v * (lanes * ITEM))
+        count = f.value(f.minimum(lanes, f.argument("channels") - v * lanes))
+        first = f.argument("place") + v * lanes * f.argument("plane")
+        with f.if_(f.argument("far")):
+            for buffer in written:
+                start = f.at(f.pointer_argument(buffer), first * ITEM)
+                with f.loop(0, count) as c:
+                    for i in range(m):
+                        f.prefetch(f.at(start, (c * f.argument("plane") + f.argument("row") * i) * ITEM), level=2)
         with f.loop(0, whole) as tile:
             at = f.at(base, tile * (size * size * columns * ITEM))
             values = [
@@ -250,7 +279,6 @@ def emit_output_stage(
                 for j, value in enumerate(emit_outputs(f, m, [column[i] for column in by_column])):
                     f.store(value, f.at(to, (j * dilation * m + i) * lanes * ITEM), ITEM * lanes)
         # held: [column of the group][row][channel]; each row of it becomes [channel][row][column].
-        count = f.value(f.minimum(lanes, f.argument("channels") - v * lanes))
         used = f.value(f.ceildiv(f.argument("width"), lanes)) if squares > 1 else f.const(1)
         with f.loop(0, used) as s:
             square_at = f.at(held, s * square_bytes)
@@ -267,7 +295,7 @@ def emit_output_stage(
                     count,
                     f.argument("height"),
                     f.minimum(lanes, f.argument("width") - s * lanes),
-                    f.argument("place") + v * lanes * f.argument("plane") + s * lanes,
+                    first + s * lanes,
                     f.argument("row"),
                     f.argument("plane"),
                     f.argument("channel") + v * lanes,

@@ -374,10 +374,10 @@ class Function:
         """Stores a value."""
         self.line(f"store {value.type} {value.ref}, ptr {pointer.ref}, align {align}")
 
-    def prefetch(self, pointer: Value) -> None:
-        """Asks for the cache line at ``pointer`` to be brought near."""
+    def prefetch(self, pointer: Value, level: int = 1) -> None:
+        """Asks for the cache line at ``pointer`` to be brought to the first or second level of the caches."""
         symbol = self.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
-        self.line(f"call void {symbol}(ptr {pointer.ref}, i32 0, i32 3, i32 1)")
+        self.line(f"call void {symbol}(ptr {pointer.ref}, i32 0, i32 {4 - level}, i32 1)")
 
     # ---------------------------------------------------------------- floating point and vectors
 

@@ -67,8 +67,8 @@ def loaded(name, ir, target_name):
     return LoadedObject(targets.compile_ir(ir, targets.target(target_name))).kernel(name)
 
 
-def run(spec, target_name, operands, params, out_shape, nthreads=1):
-    """Runs a kernel on copies of the operands in guarded memory; returns the output."""
+def run(spec, target_name, operands, params, out_shape, nthreads=1, only=None):
+    """Runs a kernel, or the share of thread `only`, on copies of the operands in guarded memory; returns the output."""
     code, kernel = compiled(spec, target_name)
     dtype = NUMPY[spec.dtype]
     held = {
@@ -83,7 +83,10 @@ def run(spec, target_name, operands, params, out_shape, nthreads=1):
     bound = kernel.bind(
         [held[name].address for name in code.buffers], [*(params[name] for name in code.params), *code.constants]
     )
-    run_kernel(kernel, bound, nthreads)
+    if only is None:
+        run_kernel(kernel, bound, nthreads)
+    else:
+        assert kernel.run(bound, only, nthreads) == 0
     return held["out"].array.copy()
 
 

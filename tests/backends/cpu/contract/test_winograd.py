@@ -106,6 +106,17 @@ def test_layers_of_many_blocks(case, target_name):
     check(spec, target_name, 2, spatial, out, threads=(1, 3))
 
 
+@pytest.mark.parametrize("outs", [32, 96])
+@pytest.mark.parametrize("size", [14, 28])
+def test_small_maps_are_divided_where_output_channels_cannot_be(outs, size):
+    # One slice of output channels, or three for two threads.
+    spec = ConvSpec(40, outs, (3, 3), pad_begin=(1, 1), winograd=4)
+    operands, params, expected, _ = conv_case(spec, "host", 1, (size, size), (size, size))
+    for tid in (0, 1):
+        part = run(spec, "host", operands, params, expected.shape, nthreads=2, only=tid)
+        assert 0.4 <= 1 - np.isnan(part).mean() <= 0.6
+
+
 def test_infinities_and_nan_stay_near():
     # A tile mixes its inputs: what is not finite may spoil the tile, and nothing beyond it.
     spec = ConvSpec(2, 16, (3, 3), pad_begin=(1, 1), winograd=4)
