@@ -30,15 +30,15 @@ def round_factors(graph: Graph, dtype: DType, layers: Mapping[str, bool]) -> int
         both = layers.get(str(node.location))
         if both is None:
             continue
-        for inner in list(node.regions[0]) if node.op.name == "fused" else [node]:
+        body = node.regions[0] if node.op.name == "fused" else graph
+        for inner in list(body) if node.op.name == "fused" else [node]:
             if isinstance(inner.op.kind, Contract):
-                _round(inner, dtype, both)
+                _round(inner, body, dtype, both)
                 found += 1
     return found
 
 
-def _round(node: Node, dtype: DType, both: bool) -> None:
-    graph = node.graph
+def _round(node: Node, graph: Graph, dtype: DType, both: bool) -> None:
     for index in (0, 1) if both else (1,):
         value = node.operands[index]
         with graph.insertion_before(node):
