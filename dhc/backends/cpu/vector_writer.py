@@ -102,6 +102,12 @@ class VectorWriter:
 
     def _binary(self, e: s.Binary) -> IrValue:
         f = self._context.function
+        factor = _logistic_factor(e)
+        if factor is not None:
+            return f.binary("fdiv", *(self.write(part) for part in factor))
+        inner = _logistic_argument(e)
+        if inner is not None:
+            return activations.logistic_divisor(f, self.write(inner))
         left, right = self.write(e.left), self.write(e.right)
         if e.function in _COMPARE:
             return f.compare(_COMPARE[e.function], left, right)
@@ -117,3 +123,27 @@ class VectorWriter:
         # NaN when either is NaN: the ordered comparison is false for NaN, and the last select restores it.
         chosen = f.select(f.compare(ordered, left, right), left, right)
         return f.select(f.compare("uno", left, left), left, chosen)
+
+
+def _logistic_argument(e: s.ScalarExpr) -> s.ScalarExpr | None:
+    """The x of ``exp(-x) + 1`` in f32."""
+    if not isinstance(e, s.Binary) or e.function != "add" or e.dtype != f32:
+        return None
+    for power, one in ((e.left, e.right), (e.right, e.left)):
+        if isinstance(one, s.Const) and one.value == 1 and isinstance(power, s.Unary) and power.function == "exp":
+            minus = power.operand
+            if isinstance(minus, s.Unary) and minus.function == "neg":
+                return minus.operand
+    return None
+
+
+def _logistic_factor(e: s.Binary) -> tuple[s.ScalarExpr, s.ScalarExpr] | None:
+    """Numerator and divisor of ``x * (1 / (exp(-y) + 1))``, which one division computes."""
+    if e.function != "mul":
+        return None
+    for factor, other in ((e.left, e.right), (e.right, e.left)):
+        if not isinstance(other, s.Binary) or other.function != "div" or _logistic_argument(other.right) is None:
+            continue
+        if isinstance(other.left, s.Const) and other.left.value == 1:
+            return factor, other.right
+    return None

@@ -17,6 +17,7 @@ _ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, which the
 _ROUND_BITS = 0x4B400000
 _EXP = (0.4999999403953552, 0.1666651964187622, 0.041668396443128586, 0.008368796668946743, 0.0013814433477818966)
 _LOWEST, _HIGHEST = -86.6, 88.3
+_EXP2 = (1.0, 0.6931469825, 0.2402224237, 0.0555073426, 0.0096715127, 0.0013264687)  # of 2^r for |r| <= 1/2
 _TANH_P = (
     *(1.0, 0.1308315396308899, 0.0031029984820634127, 1.1144227755721658e-05),
     *(-2.0183856364042185e-08, 5.257727586638339e-11, -8.435918250841029e-14),
@@ -119,6 +120,18 @@ def exp_of_difference(f: Function, x: Value) -> Value:
     found = _exp_within(f, f.select(under, least, x))
     found = f.select(under, f.constant(0.0, x.type), found)
     return f.select(f.compare("uno", x, x), x, found)
+
+
+def logistic_divisor(f: Function, x: Value) -> Value:
+    """``1 + e^-x`` over the whole range, infinity included; where e^-x is huge, its error grows to 12 units."""
+    kind, one = x.type, f.constant(1.0, x.type)
+    if not _scales(f, x):
+        return f.binary("fadd", exp(f, f.emit(kind, f"fneg {kind} {x.ref}")), one)
+    within = bounded(f, x, -90.0, 105.0)
+    shifted = f.fma(within, f.constant(-_LOG2_E, kind), f.constant(_ROUND, kind))
+    n = f.binary("fsub", shifted, f.constant(_ROUND, kind))
+    r = f.fma(within, f.constant(-_LOG2_E, kind), f.emit(kind, f"fneg {kind} {n.ref}"))
+    return f.binary("fadd", _scaled(f, _horner(f, r, _EXP2), n), one)
 
 
 def one_plus_exp_of_minus(f: Function, x: Value) -> Value:

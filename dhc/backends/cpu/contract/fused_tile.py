@@ -10,7 +10,7 @@ from dhc.backends.cpu.contract.tile import ResultWriter, TileShape
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value, Variable
 
 # Epilogues of more instructions are written once, in the function that stores runs, not for each vector of a tile.
-_MOST_INSTRUCTIONS = 12
+_MOST_INSTRUCTIONS = 26
 
 
 def is_short(module: Module, dtype: str, lanes: int, epilogue: Epilogue) -> bool:

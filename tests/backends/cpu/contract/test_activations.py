@@ -20,6 +20,7 @@ FUNCTIONS: dict[
     "erf": (activations.erf, np.vectorize(math.erf), (-6.0, 6.0)),
     "whole exp": (activations.exp, np.exp, (-87.0, 88.7)),
     "exp": (activations.exp_of_difference, np.exp, (-86.0, 0.0)),
+    "logistic": (activations.logistic_divisor, lambda x: 1 + np.exp(-x), (-30.0, 80.0)),
     "sigmoid": (activations.one_plus_exp_of_minus, lambda x: 1 + np.exp(-x), (-39.0, 80.0)),
     "tanh": (activations.tanh, np.tanh, (-20.0, 20.0)),
 }
