@@ -250,7 +250,14 @@ def _cpu_time(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _work(make: Callable[[int], bytes], start: int, stop: int, place: Any, channel: Any) -> None:
+def _work(
+    make: Callable[[int], bytes],
+    trial: Callable[[bytes, int], str] | None,
+    start: int,
+    stop: int,
+    place: Any,
+    channel: Any,
+) -> None:
     """A worker: numbers from start to stop; the shared place says where it is."""
     limit = _mapped() + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -265,7 +272,7 @@ def _work(make: Callable[[int], bytes], start: int, stop: int, place: Any, chann
         try:
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
             try:
-                outcomes[attempt(data, index)] += 1
+                outcomes[(trial or attempt)(data, index)] += 1
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
         except CpuTimeError:
@@ -274,7 +281,7 @@ def _work(make: Callable[[int], bytes], start: int, stop: int, place: Any, chann
             finding = "".join(traceback.format_exc(limit=-4))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
         # The first compilation loads LLVM and Numba, which belongs to no mutant.
-        if grown * 1024 > MEMORY_BUDGET and index % COMPILE_EVERY:
+        if grown * 1024 > MEMORY_BUDGET and (trial is not None or index % COMPILE_EVERY):
             finding = finding or f"memory grew by {grown // 1024} MiB"
         peak += grown
         if finding:
@@ -287,18 +294,34 @@ def _work(make: Callable[[int], bytes], start: int, stop: int, place: Any, chann
     os._exit(0)
 
 
-def run_mutants(count: int, first: int = 0, workers: int = 1, make: Callable[[int], bytes] = mutant) -> Report:
-    """Tries mutants ``first`` to ``first + count`` in worker processes; dead and stuck ones are findings, too."""
-    import dhc.frontend.onnx.importer  # noqa: F401  (before the fork: every worker has it)
-    from dhc.frontend.onnx.handlers import load_families
+def run_mutants(
+    count: int,
+    first: int = 0,
+    workers: int = 1,
+    make: Callable[[int], bytes] = mutant,
+    trial: Callable[[bytes, int], str] | None = None,
+) -> Report:
+    """Tries mutants ``first`` to ``first + count`` in worker processes; dead and stuck ones are findings, too.
 
-    originals()
-    load_families()
+    Args:
+        count: how many.
+        first: number of the first.
+        workers: processes.
+        make: the mutant of a number.
+        trial: what is tried with it, see `attempt`, which imports models.
+    """
+    if trial is None:
+        import dhc.frontend.onnx.importer  # noqa: F401  (before the fork: every worker has it)
+        from dhc.frontend.onnx.handlers import load_families
+
+        originals()
+        load_families()
     report = Report()
     began = time.monotonic()
     share = -(-count // workers)
     running = [
-        _Worker(make, first + k * share, min(first + (k + 1) * share, first + count), report) for k in range(workers)
+        _Worker(make, trial, first + k * share, min(first + (k + 1) * share, first + count), report)
+        for k in range(workers)
     ]
     while any(not w.done for w in running):
         for worker in running:
@@ -311,8 +334,15 @@ def run_mutants(count: int, first: int = 0, workers: int = 1, make: Callable[[in
 class _Worker:
     """The parent's side: collects reports, starts a new process behind a mutant that killed one."""
 
-    def __init__(self, make: Callable[[int], bytes], start: int, stop: int, report: Report) -> None:
-        self._make, self._stop, self._report = make, stop, report
+    def __init__(
+        self,
+        make: Callable[[int], bytes],
+        trial: Callable[[bytes, int], str] | None,
+        start: int,
+        stop: int,
+        report: Report,
+    ) -> None:
+        self._make, self._trial, self._stop, self._report = make, trial, stop, report
         self.done = start >= stop
         if not self.done:
             self._begin(start)
@@ -321,7 +351,9 @@ class _Worker:
         context = multiprocessing.get_context("fork")
         self._place = context.Value(ctypes.c_int64, start, lock=False)
         self._channel, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_work, args=(self._make, start, self._stop, self._place, theirs))
+        self._process = context.Process(
+            target=_work, args=(self._make, self._trial, start, self._stop, self._place, theirs)
+        )
         self._process.start()
         theirs.close()
         self._seen, self._since, self._used = start, time.monotonic(), 0.0

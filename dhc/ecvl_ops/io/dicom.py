@@ -6,7 +6,6 @@ so that larger is brighter, palettes become RGB.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -49,10 +48,8 @@ def image_of(dataset: Any, source: Source, limits: Limits, request: Request) -> 
     inner = part[1:] if "D" in header.layout else part
     check_declared(region_shape(part), np.int32, limits, source.name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            order = list(header.metadata.get("order") or range(max(frames.stop, 1)))
-            values = np.stack([_frame(dataset, order[n], request)[inner] for n in frames])
+        order = list(header.metadata.get("order") or range(max(frames.stop, 1)))
+        values = np.stack([_frame(dataset, order[n], request)[inner] for n in frames])
     except (DhcError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a damaged file leads them to

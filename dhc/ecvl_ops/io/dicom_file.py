@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zlib
 from typing import Any
 
@@ -44,19 +43,17 @@ def opened(source: Source, limits: Limits, pixels: bool = True) -> Any:
     """
     library = pydicom()
     check_file(source.size, limits, source.name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with source.open() as stream:
-                _check_inflated(stream, limits, source.name)
-                stream.seek(0)
-                return library.dcmread(stream, force=True, stop_before_pixels=not pixels)
-        except DhcError:
-            raise
-        except MemoryError:
-            raise
-        except Exception as error:  # pydicom raises whatever a damaged file leads it to
-            raise damaged(error, source.name) from None
+    try:
+        with source.open() as stream:
+            _check_inflated(stream, limits, source.name)
+            stream.seek(0)
+            return library.dcmread(stream, force=True, stop_before_pixels=not pixels)
+    except DhcError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged file leads it to
+        raise damaged(error, source.name) from None
 
 
 def damaged(error: Exception, where: str) -> Exception:

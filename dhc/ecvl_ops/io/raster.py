@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,27 +40,22 @@ _DAMAGED = (
 
 def probe(source: Source, limits: Limits) -> Header:
     """Size and element type, without decoding."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = _opened(source)
-        return _header(image, source, limits)
+    return _header(_opened(source), source, limits)
 
 
 def read(source: Source, limits: Limits, request: Request) -> Image:
     """The picture: ``HW``, or ``HWC`` with colours; the first one of an animation."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = _opened(source)
-        header = _header(image, source, limits)
-        part = slices(header.layout, header.shape, request.region, source.name)
-        mode, _, _ = _mode(image)
-        try:
-            if header.metadata.get("bits") == 16 and header.color != "gray":
-                values = _deep_png(source)
-            else:
-                values = np.asarray(image if image.mode == mode else image.convert(mode)).astype(header.dtype)
-        except _DAMAGED as error:
-            raise ModelError(f"the image is damaged: {error}", source.name) from None
+    image = _opened(source)
+    header = _header(image, source, limits)
+    part = slices(header.layout, header.shape, request.region, source.name)
+    mode, _, _ = _mode(image)
+    try:
+        if header.metadata.get("bits") == 16 and header.color != "gray":
+            values = _deep_png(source)
+        else:
+            values = np.asarray(image if image.mode == mode else image.convert(mode)).astype(header.dtype)
+    except _DAMAGED as error:
+        raise ModelError(f"the image is damaged: {error}", source.name) from None
     if values.shape != header.shape:
         raise ModelError(f"the image decodes to {values.shape} and declares {header.shape}", source.name)
     return Image(np.ascontiguousarray(values[part]), header.layout, header.color, metadata=header.metadata)

@@ -100,10 +100,7 @@ def _tifffile() -> Any:
 
 
 def _opened(source: Source) -> Any:
-    import logging
-
     tifffile = _tifffile()
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong becomes one error of ours
     try:
         return tifffile.TiffFile(source.open(), name=source.name)
     except (*_DAMAGED, tifffile.TiffFileError) as error:
@@ -121,7 +118,7 @@ def _header(file: Any, source: Source, limits: Limits, request: Request | None) 
     """The header of what is asked for, and the numbers of its pages."""
     try:
         count = len(file.pages)
-        if count > _MAX_PAGES:
+        if not 0 < count <= _MAX_PAGES:
             raise ModelError(f"the TIFF file declares {count} pages", source.name)
         first = request.page if request is not None and request.page is not None else 0
         if not 0 <= first < count:
