@@ -23,6 +23,9 @@ from dhc.backends.cpu.contract.factors import has_pairs
 from dhc.backends.cpu.contract.few_channels import emit_few_channels, has_few_channels
 from dhc.backends.cpu.contract.matmul import emit_matmul, pack_b
 from dhc.backends.cpu.contract.matmul_pairs import emit_matmul_pairs, pack_pairs, takes_pairs
+from dhc.backends.cpu.contract.minimal import emit_minimal
+from dhc.backends.cpu.contract.minimal_choice import minimal_tile
+from dhc.backends.cpu.contract.minimal_plan import pack_weights as pack_minimal
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.regions import emit_regions, pack_regions
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
@@ -76,6 +79,13 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvSpec) and spec.winograd > 0,
         emit_winograd,
         pack_winograd,
+        exact=False,
+    ),
+    Generator(
+        "minimal",
+        lambda spec, target: isinstance(spec, ConvSpec) and len(spec.minimal) > 0,
+        emit_minimal,
+        pack_minimal,
         exact=False,
     ),
     Generator(
@@ -194,6 +204,9 @@ def normalize(
         tile = 0 if exact else winograd_tile(spec, target, in_size, out_size, pairs=pairs, finite=finite)
         if tile:
             return dataclasses.replace(spec, winograd=tile)
+        minimal = () if exact else minimal_tile(spec, target, out_size, pairs=pairs)
+        if minimal:
+            return dataclasses.replace(spec, minimal=minimal)
         output_width = out_size[-1] if out_size and isinstance(out_size[-1], int) else None
         matters = spec.kernel[-1] > 1 and spec.stride[-1] == 1 and not is_depthwise(spec)
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)

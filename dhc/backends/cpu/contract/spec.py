@@ -107,6 +107,7 @@ class _WindowSpec:
     epilogue: Epilogue = field(default_factory=Epilogue)
     narrow: bool = False
     winograd: int = 0
+    minimal: tuple[int, ...] = ()
     method: str = ""
     positions: int = 0
     storage: str = ""
@@ -142,6 +143,7 @@ class _WindowSpec:
             f"k={dims(self.kernel)} s={dims(self.stride)} d={dims(self.dilation)} p={dims(self.pad_begin)} "
             f"bias={int(self.bias)} narrow={int(self.narrow)} winograd={self.winograd} "
             f"method={self.method}:{self.positions} epilogue=[{self.epilogue.text()}]"
+            + (f" minimal={dims(self.minimal)}" if self.minimal else "")
             + (f" storage={self.storage} pairs={int(self.pairs)}" if self.storage else "")
         )
 
@@ -176,6 +178,8 @@ class ConvSpec(_WindowSpec):
             :func:`~dhc.backends.cpu.contract.registry.normalize` sets it.
         winograd: size of the output tiles of Winograd's method, 0: without it. It changes rounding within a bound
             (:func:`~dhc.backends.cpu.contract.winograd_transform.error_bound`); ``normalize`` sets it as well.
+        minimal: rows and columns of the output tiles of minimal filtering, which is Winograd's method for windows of
+            other lengths than 3x3; empty: without it. As for ``winograd``.
         method: ``pointwise`` for outputs of the input's size, ``channels`` for a known number of output positions,
             ``depthwise-channels`` for a known width; empty: what serves every size. ``normalize`` sets it.
         positions: number of output positions of an image, for ``channels``; of a row, for ``depthwise-channels``.
