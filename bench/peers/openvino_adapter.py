@@ -26,12 +26,12 @@ def prepare(model: Path, signature: Signature) -> Path:
     return model
 
 
-def load(prepared: Path, threads: int, signature: Signature) -> Run:
+def load(prepared: Path, threads: int, signature: Signature, precision: str = "f32") -> Run:
     import openvino as ov
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
