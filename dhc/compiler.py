@@ -121,9 +121,9 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         verify: verify the graph after every pass.
         cache: use the kernel cache on disk.
         exact: convolutions as plain sums: none by Winograd's method, which is faster and rounds differently.
-        precision: ``bf16`` and ``fp16`` store the weights of matrix products in 16 bits and sum in f32. ``bf16`` rounds
-            the other factor too where the processor multiplies pairs of bf16. The report says which weights are stored
-            so and by how much they change.
+        precision: ``bf16`` and ``fp16`` store the weights of convolutions and matrix products in 16 bits where that
+            pays, and sum in f32. ``bf16`` rounds the other factor too where the processor multiplies pairs of bf16. The
+            report says which layers store and which multiply so, and by how much their weights change.
         emit: folder that receives the generated kernel sources.
         max_memory: bytes of intermediate and output values that a run may hold. A model that needs more runs patch by
             patch, where its results allow that (`dhc.passes.locality`).

@@ -23,7 +23,8 @@ class CompileOptions:
             default (``DHC_CPU`` in the environment, else ``host``).
         threads: default number of threads written into the artifact, None: decided when it is loaded.
         cache: use the kernel cache on disk.
-        precision: how weights are stored where kernels can read them so: ``fp32``, ``bf16`` or ``fp16``.
+        precision: how weights are stored where kernels can read them so, ``fp32``, ``bf16`` or ``fp16``; with ``bf16``
+            factors are multiplied so where the device does that.
         exact: only kernels whose results differ from those of plain sums by the order of summation alone.
         emit: folder that receives the readable sources of the kernels, None for none.
         progress: called with (stage, done, total) during long work.

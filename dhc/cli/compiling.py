@@ -110,7 +110,9 @@ def show_report(out: Output, data: Mapping[str, Any]) -> None:
     stored = data.get("stored_16_bit")
     if stored:
         saved, largest = sum(w["saved"] for w in stored), max(stored, key=lambda w: w["rounding"])
-        out.fields([("16-bit weights", f"of {len(stored)} matrix products, {format_bytes(saved)} less")])
+        pairs = sum(w["multiplied"] for w in stored)
+        words = f"of {len(stored)} layers, {format_bytes(saved)} less; {pairs} of them multiply in bf16"
+        out.fields([("16-bit weights", words)])
         out.fields([("rounding", f"at most {largest['rounding']:.2g} of the largest weight, at {largest['node']}")])
     if "patches" in data:
         size = " x ".join(map(str, data["patch_size"]))

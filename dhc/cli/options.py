@@ -34,7 +34,9 @@ Cpu = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        "--precision", help="fp32, or how the weights of matrix products are stored: bf16, fp16. Sums stay in fp32."
+        "--precision",
+        help="fp32, or how the weights of convolutions and matrix products are stored: bf16, fp16. bf16 also multiplies "
+        "in bf16 where the processor does. Sums stay in fp32.",
     ),
 ]
 MaxMemory = Annotated[
