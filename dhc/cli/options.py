@@ -35,8 +35,8 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="fp32, or how the weights of convolutions and matrix products are stored: bf16, fp16. bf16 also multiplies "
-        "in bf16 where the processor does. Sums stay in fp32.",
+        help="fp32, or how the weights of convolutions and matrix products are stored: bf16, fp16. bf16 also "
+        "multiplies in bf16 where the processor does. Sums stay in fp32.",
     ),
 ]
 MaxMemory = Annotated[
