@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dhc.cli.output import Output, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from dhc.compiler import Artifact
+
+FILTERED_SHOWN = 20
+"""Layers by Winograd's method that people see; JSON has all."""
 
 _STAGES = ("import", "passes", "lowering", "code", "packaging", "writing")
 
@@ -68,6 +71,7 @@ def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int |
                 "cached",
                 "steps",
                 "stored_16_bit",
+                "winograd",
                 "patches",
                 "patch_size",
                 "patch_work",
@@ -82,6 +86,19 @@ def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int |
         "memory_threads": count,
         "refusals": len(artifact.report.refusals),
     }
+
+
+def _show_filtered(out: Output, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Convolutions by Winograd's method with the bounds of their errors, largest first."""
+    if not layers:
+        return
+    said = "largest |input| x sum of |weights| of a channel"
+    out.fields([("winograd", f"{len(layers)} layers; error bounds are relative to {said}")])
+    rows = sorted(layers, key=lambda layer: -layer["bound"])
+    columns = ["node", "tile", ">terms", ">error bound"]
+    out.table(columns, [[r["node"], r["tile"], r["terms"], f"{r['bound']:.1e}"] for r in rows[:FILTERED_SHOWN]])
+    if len(rows) > FILTERED_SHOWN:
+        out.line(f"{len(rows) - FILTERED_SHOWN} more are in --json")
 
 
 def available_cpus() -> int:
@@ -114,6 +131,7 @@ def show_report(out: Output, data: Mapping[str, Any]) -> None:
         words = f"of {len(stored)} layers, {format_bytes(saved)} less; {pairs} of them multiply in bf16"
         out.fields([("16-bit weights", words)])
         out.fields([("rounding", f"at most {largest['rounding']:.2g} of the largest weight, at {largest['node']}")])
+    _show_filtered(out, data.get("winograd", ()))
     if "patches" in data:
         size = " x ".join(map(str, data["patch_size"]))
         out.fields([("patches", f"{data['patches']} of {size}; {data['patch_work']:.2f} x the work of the whole")])

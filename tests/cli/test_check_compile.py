@@ -10,6 +10,7 @@ from onnx import helper
 
 import dhc_runtime
 
+from dhc.backends.cpu.contract.winograd_transform import error_bound
 from tests.cli.conftest import Command, save, tensor
 
 
@@ -127,6 +128,12 @@ def test_exact_compiles_plain_sums(dhc: Command) -> None:
     for words, found in (([], True), (["--exact"], False)):
         assert dhc("compile", "conv.onnx", "--emit-kernels", f"sources{found}", *words).status == 0
         assert any(Path(f"sources{found}").glob("winograd*.ll")) == found
+        reported = dhc("compile", "conv.onnx", *words)
+        assert (f"{error_bound(4, 32):.1e}" in reported.out) == found
+        layers = dhc("compile", "conv.onnx", "--json", *words).data["winograd"]
+        assert [(layer["tile"], layer["terms"]) for layer in layers] == [("4x4", 32)] * found
+        for layer in layers:
+            assert layer["bound"] == error_bound(4, 32) and "Conv" in layer["node"]
 
 
 @pytest.mark.parametrize("words", [["--emit-kernels", "sources"], ["--emit", "kernels", "sources"]])

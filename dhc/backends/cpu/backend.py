@@ -91,6 +91,7 @@ class CpuBackend:
             "code_bytes": len(archive),
             "constant_bytes": sum(a.nbytes for a in constants.arrays.values()),
             "stored_16_bit": [asdict(weights) for weights in lowering.stored],
+            "winograd": [asdict(layer) for layer in lowering.filtered],
             "steps": sum(1 for item in program["items"] if item["do"] == "kernel"),
         }
         return Blob(program, {"cpu/code.a": archive}, constants.arrays, device, report)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dhc.backends.cpu.contract import registry as generators
 from dhc.backends.cpu.contract.epilogue import Epilogue
+from dhc.backends.cpu.contract.filtering import Filtering, filtering
 from dhc.backends.cpu.contract.matmul import rows_beyond_tiles
 from dhc.backends.cpu.contract.matmul_pairs import takes_pairs
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec
@@ -41,6 +42,7 @@ class PlannedContraction:
         rounding: the largest change of a weight by storing weights in 16 bits, as a share of the largest weight; None
             where they are not.
         multiplied: whether it multiplies in bf16, the other factor rounded too.
+        filtering: Winograd's method or a relative of it; None for plain sums.
     """
 
     code: KernelCode
@@ -50,6 +52,7 @@ class PlannedContraction:
     before: tuple[KernelCode, Dim] | None = None
     rounding: float | None = None
     multiplied: bool = False
+    filtering: Filtering | None = None
 
 
 def plan_contraction(
@@ -133,7 +136,8 @@ def _plan_window(
     chosen, described = methods.choose(layer, target, "" if rounding is None else storage)
     packed = generators.pack_weights(chosen, described, weights)
     operands = (x, packed, *node.operands[2:], *planned.operands)
-    found = PlannedContraction(methods.emit(chosen, described), operands, sizes, planned)
+    code = methods.emit(chosen, described)
+    found = PlannedContraction(code, operands, sizes, planned, filtering=filtering(chosen))
     return replace(found, rounding=rounding, multiplied=chosen.pairs) if chosen.storage else found
 
 

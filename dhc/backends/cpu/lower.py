@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from dhc_runtime.errors import CompileError
 
 from dhc.backends.cpu.attention import plan_attention
+from dhc.backends.cpu.contract.filtering import Filtering
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.contraction import PlannedContraction, plan_contraction
 from dhc.backends.cpu.integers import become_integers
@@ -66,6 +67,17 @@ class StoredWeights:
     multiplied: bool
 
 
+@dataclass(frozen=True)
+class FilteredLayer(Filtering):
+    """A convolution by Winograd's method or a relative of it.
+
+    Attributes:
+        node: which one.
+    """
+
+    node: str
+
+
 class CpuLowering:
     """Lowers nodes into a plan (called by `PlanBuilder` for every node that needs a kernel).
 
@@ -76,6 +88,7 @@ class CpuLowering:
         storage: how weights are stored where kernels can read them so: "" for f32, ``bf16`` or ``f16``.
         methods: what chooses the methods of contractions.
         stored: what came to be stored in 16 bits.
+        filtered: convolutions that are no plain sums.
     """
 
     def __init__(
@@ -92,6 +105,7 @@ class CpuLowering:
         self.storage = storage
         self.methods = methods or Methods()
         self.stored: list[StoredWeights] = []
+        self.filtered: list[FilteredLayer] = []
 
     def __call__(self, node: Node, plan: PlanBuilder) -> None:
         """Appends the steps of one node.
@@ -213,6 +227,8 @@ class CpuLowering:
             if planned is not None and planned.rounding is not None:
                 saved = int(contraction.operands[1].type.nbytes) // 2
                 self.stored.append(StoredWeights(str(node.location), saved, planned.rounding, planned.multiplied))
+            if planned is not None and planned.filtering is not None:
+                self.filtered.append(FilteredLayer(**asdict(planned.filtering), node=str(node.location)))
         if planned is None:
             inputs = list(outside) if outside else list(dict.fromkeys(contraction.operands))
             nodes = list(node.regions[0]) if node.regions else [contraction]
