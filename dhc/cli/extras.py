@@ -35,7 +35,7 @@ EXTRAS = (
     Extra(
         "imaging",
         "reading and writing of pictures, TIFF, DICOM with its compressions and NIfTI",
-        ("imagecodecs", "nibabel", "pillow", "pydicom", "pylibjpeg", "tifffile"),
+        ("dicom-anonymizer", "imagecodecs", "nibabel", "pillow", "pydicom", "pylibjpeg", "tifffile"),
     ),
     Extra("wsi", "whole slides", ("openslide-bin", "openslide-python")),
     Extra("demo", "dhc demo: real digits and the montage", ("pillow", "scikit-learn")),

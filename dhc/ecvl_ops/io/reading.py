@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from dhc_runtime.errors import DhcError, ModelError, ResourceError
@@ -13,6 +10,7 @@ from dhc_runtime.errors import DhcError, ModelError, ResourceError
 from dhc.ecvl_ops.image import Image
 from dhc.ecvl_ops.io.formats import Format, Header, Request, recognise
 from dhc.ecvl_ops.io.limits import Limits, check_file
+from dhc.ecvl_ops.io.quiet import quiet
 from dhc.ecvl_ops.io.source import Source
 
 Found = TypeVar("Found")
@@ -46,27 +44,11 @@ def read_here(source: Source, limits: Limits, request: Request) -> Image:
     return _guarded(source, limits, image)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What libraries print of a file on their own is left out: what matters becomes an error."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "nibabel", "PIL")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
-
-
 def _guarded(source: Source, limits: Limits, action: Callable[[Format], Found]) -> Found:
     check_file(source.size, limits, source.name)
     known = recognise(source)
     try:
-        with _quiet():
+        with quiet():
             return action(known)
     except MemoryError:
         raise ResourceError("decoding needs more memory than there is", where=source.name) from None
