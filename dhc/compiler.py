@@ -104,6 +104,7 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
     cache: bool = True,
     exact: bool = False,
     precision: str = "fp32",
+    tune: float | None = None,
     emit: str | PathLike[str] | None = None,
     max_memory: int | None = None,
     after_pass: Callable[[Pass, Graph], None] | None = None,
@@ -124,6 +125,9 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         precision: ``bf16`` and ``fp16`` store the weights of convolutions and matrix products in 16 bits where that
             pays, and sum in f32. ``bf16`` rounds the other factor too where the processor multiplies pairs of bf16. The
             report says which layers store and which multiply so, and by how much their weights change.
+        tune: seconds for measuring, on this machine and with `threads`, which methods and block sizes suit each
+            contraction best. What is found is kept in the cache, so that the next search goes on there; artifacts of
+            equal findings are equal. Ctrl-C ends the search and keeps what was found.
         emit: folder that receives the generated kernel sources.
         max_memory: bytes of intermediate and output values that a run may hold. A model that needs more runs patch by
             patch, where its results allow that (`dhc.passes.locality`).
@@ -150,15 +154,21 @@ def compile(  # noqa: A001 (the name users know: dhc.compile)
         def as_it_is(part: Graph) -> Artifact:
             return compile(
                 part, targets, cpu=cpu, threads=threads, passes=passes, verify=verify, cache=cache, exact=exact,
-                precision=precision, emit=emit, after_pass=after_pass, progress=progress,
+                precision=precision, tune=tune, emit=emit, after_pass=after_pass, progress=progress,
             )  # fmt: skip
 
         return compile_within(graph, max_memory, threads, as_it_is)
     backend = get_backend(targets[0])
+    if tune is not None and (tune <= 0 or not getattr(backend, "tunes", False)):
+        reason = "takes a time above 0" if tune <= 0 else f"does nothing for {targets[0]!r}"
+        raise UsageError(f"tuning {reason}", hint="give seconds, and the target cpu")
+    from dhc_runtime.thread_pool import default_threads
+
     sources = None if emit is None else str(emit)
     options = CompileOptions(
-        cpu=cpu, threads=threads, cache=cache, exact=exact, precision=precision, emit=sources, progress=progress
-    )
+        cpu=cpu, threads=threads, cache=cache, exact=exact, precision=precision, tune=tune, emit=sources,
+        tune_threads=threads or default_threads(), progress=progress,
+    )  # fmt: skip
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     working = graph.clone()

@@ -26,6 +26,8 @@ class CompileOptions:
         precision: how weights are stored where kernels can read them so, ``fp32``, ``bf16`` or ``fp16``; with ``bf16``
             factors are multiplied so where the device does that.
         exact: only kernels whose results differ from those of plain sums by the order of summation alone.
+        tune: seconds for measuring methods of contractions on this machine; None: cost models choose.
+        tune_threads: how many threads run a kernel that is measured.
         emit: folder that receives the readable sources of the kernels, None for none.
         progress: called with (stage, done, total) during long work.
     """
@@ -35,6 +37,8 @@ class CompileOptions:
     cache: bool = True
     exact: bool = False
     precision: str = "fp32"
+    tune: float | None = None
+    tune_threads: int = 1
     emit: str | None = None
     progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FILTERED_SHOWN = 20
 """Layers by Winograd's method that people see; JSON has all."""
 
-_STAGES = ("import", "passes", "lowering", "code", "packaging", "writing")
+_STAGES = ("import", "passes", "tuning", "lowering", "code", "packaging", "writing")
 
 
 def memory_figures(program: Mapping[str, Any], threads: int) -> dict[str, int] | None:
@@ -72,6 +72,7 @@ def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int |
                 "steps",
                 "stored_16_bit",
                 "winograd",
+                "tuning",
                 "patches",
                 "patch_size",
                 "patch_work",
@@ -86,6 +87,18 @@ def report_data(artifact: Artifact, seconds: Mapping[str, float], threads: int |
         "memory_threads": count,
         "refusals": len(artifact.report.refusals),
     }
+
+
+def _tuning_words(tuning: Mapping[str, Any]) -> str:
+    words = f"{tuning['changed']} of {tuning['layers']} distinct layers changed"
+    if tuning["before"] > 0:
+        before, after = format_seconds(tuning["before"]), format_seconds(tuning["after"])
+        words += f", contractions {before} -> {after} as measured one by one"
+    left = [
+        f"{tuning[key]} {what}" for key, what in (("unfinished", "unfinished"), ("open", "of open size")) if tuning[key]
+    ]
+    words += f"; {', '.join(left)}" if left else ""
+    return words + ("; interrupted" if tuning["interrupted"] else "")
 
 
 def _show_filtered(out: Output, layers: Sequence[Mapping[str, Any]]) -> None:
@@ -131,6 +144,8 @@ def show_report(out: Output, data: Mapping[str, Any]) -> None:
         words = f"of {len(stored)} layers, {format_bytes(saved)} less; {pairs} of them multiply in bf16"
         out.fields([("16-bit weights", words)])
         out.fields([("rounding", f"at most {largest['rounding']:.2g} of the largest weight, at {largest['node']}")])
+    if "tuning" in data:
+        out.fields([("tuning", _tuning_words(data["tuning"]))])
     _show_filtered(out, data.get("winograd", ()))
     if "patches" in data:
         size = " x ".join(map(str, data["patch_size"]))

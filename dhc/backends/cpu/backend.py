@@ -25,7 +25,9 @@ from dhc.ir.kinds import Composite, Opaque, Structural
 from dhc.ir.op import Limitation
 
 if TYPE_CHECKING:
+    from dhc.backends.cpu.cache import KernelCache
     from dhc.backends.cpu.target import CpuTarget
+    from dhc.backends.cpu.tuning.search import TuningReport
 
 # Rough rates of one core for estimates before anything is measured: arithmetic, and bytes through memory, per second.
 _FLOPS = 40e9
@@ -36,6 +38,7 @@ class CpuBackend:
     """Lowers every kind of op to native kernels."""
 
     name = "cpu"
+    tunes = True
 
     def available(self) -> Limitation | None:
         """The CPU is always there."""
@@ -68,7 +71,11 @@ class CpuBackend:
         start = time.perf_counter()
         kernels = KernelSet(described, cache=options.cache)
         constants = ConstantPool()
-        lowering = CpuLowering(described, kernels, options.exact, storage, Methods(kernels.cache))
+        methods, tuning = Methods(kernels.cache), None
+        if options.tune is not None:
+            methods, tuning = _tuned(graph, described, storage, kernels.cache, options)
+            start = time.perf_counter()
+        lowering = CpuLowering(described, kernels, options.exact, storage, methods)
         program = PlanBuilder(graph, lowering, constants).build()
         lowered = time.perf_counter()
         objects = kernels.compile(_progress(options))
@@ -82,7 +89,7 @@ class CpuBackend:
             "features": required_features(described),
             "object": "cpu/code.a",
         }
-        report = {
+        report: dict[str, Any] = {
             "seconds": {"lowering": lowered - start, "code": compiled - lowered},
             "cpu": described.name,
             "kernels": len(objects),
@@ -94,6 +101,9 @@ class CpuBackend:
             "winograd": [asdict(layer) for layer in lowering.filtered],
             "steps": sum(1 for item in program["items"] if item["do"] == "kernel"),
         }
+        if tuning is not None:
+            report["seconds"]["tuning"] = tuning.seconds
+            report["tuning"] = asdict(tuning)
         return Blob(program, {"cpu/code.a": archive}, constants.arrays, device, report)
 
 
@@ -115,6 +125,39 @@ def _storage(precision: str, described: CpuTarget) -> str:
     if found == "f16" and f16 not in native_half(described):
         raise UsageError(f"{described.name} does not convert fp16 in registers", hint="use bf16, or another --cpu")
     return found
+
+
+def _tuned(
+    graph: Graph, described: CpuTarget, storage: str, cache: KernelCache, options: CompileOptions
+) -> tuple[Methods, TuningReport]:
+    """The methods that a search on this machine finds.
+
+    Raises:
+        UsageError: the code is for another machine.
+    """
+    from dhc.backends.cpu.target import host_target
+    from dhc.backends.cpu.tuning.search import Recorder, Search, TunedMethods
+    from dhc.backends.cpu.tuning.timing import KernelTimer
+
+    assert options.tune is not None
+    if described.text() != host_target().text():
+        raise UsageError(
+            f"tuning measures on this machine, and the code is for {described.name}",
+            hint="compile for --cpu host, or on a machine of that kind",
+        )
+    recorder = Recorder(cache)
+    lowering = CpuLowering(described, KernelSet(described), options.exact, storage, recorder)
+    PlanBuilder(graph, lowering, ConstantPool()).build()
+    threads = options.tune_threads
+    timer = KernelTimer(described, threads, cache, recorder)
+
+    def step(done: int, total: int) -> None:
+        if options.progress is not None:
+            options.progress("tuning", done, total)
+
+    search = Search(described, threads, options.tune, timer, Methods(cache), cache, step)
+    choices, report = search.run(recorder.layers)
+    return TunedMethods(cache, choices), report
 
 
 def _progress(options: CompileOptions) -> Callable[[int, int], None]:

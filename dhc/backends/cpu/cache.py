@@ -89,20 +89,33 @@ class KernelCache:
 
     def get_or_make(self, text: str, target: str, make: Callable[[], bytes]) -> bytes:
         """The object code for a kernel text and target; `make` compiles it when it is in no cache."""
+        found = self.get(text, target)
+        if found is not None:
+            self.hits += 1
+            return found
+        self.misses += 1
+        made = make()
+        self.put(text, target, made)
+        return made
+
+    def get(self, text: str, target: str) -> bytes | None:
+        """What is kept for a text and target; None: nothing. Not counted."""
         key = self.key(text, target)
         with self._lock:
             found = self._memory.get(key)
         if found is None:
             found = self._read(key)
-        if found is not None:
-            self.hits += 1
-        else:
-            self.misses += 1
-            found = make()
-            self._write(key, found)
-        with self._lock:
-            self._memory[key] = found
+            if found is not None:
+                with self._lock:
+                    self._memory[key] = found
         return found
+
+    def put(self, text: str, target: str, data: bytes) -> None:
+        """Keeps something, in place of what was kept before."""
+        key = self.key(text, target)
+        self._write(key, data)
+        with self._lock:
+            self._memory[key] = data
 
     def path(self, key: str) -> Path | None:
         """The file of an entry."""

@@ -47,6 +47,10 @@ def compile_model(
     cpu: Cpu = None,
     max_memory: MaxMemory = None,
     precision: Precision = "fp32",
+    tune: Annotated[
+        float | None,
+        typer.Option("--tune", metavar="SECONDS", help="Measure on this machine which methods are fastest, so long."),
+    ] = None,
     emit_kernels: Annotated[
         Path | None, typer.Option("--emit-kernels", metavar="DIR", help="Write the sources of the kernels to a folder.")
     ] = None,
@@ -73,7 +77,7 @@ def compile_model(
     data: dict[str, Any] = {"model": model, "artifact": str(path), "targets": targets, "threads": threads}
     start = time.perf_counter()
     reuse = None
-    if not (no_cache or folder or print_after or verify) and targets == ["cpu"]:
+    if not (no_cache or folder or print_after or verify or tune) and targets == ["cpu"]:
         reuse = reuse_of(model, cpu, shape, threads, parse_bytes(max_memory), precision, exact)
     entry = None if reuse is None else reuse.find()
     if entry is not None and entry.copy(path):
@@ -89,7 +93,7 @@ def compile_model(
         progress("passes")
         artifact = dhc.compile(
             graph, targets=targets, cpu=cpu, threads=threads, verify=verify, cache=not no_cache, exact=exact,
-            emit=folder, max_memory=parse_bytes(max_memory), precision=precision,
+            emit=folder, max_memory=parse_bytes(max_memory), precision=precision, tune=tune,
             after_pass=pass_printer(print_after, targets), progress=progress,
         )  # fmt: skip
         progress("writing")
