@@ -12,6 +12,7 @@ from dhc.backends.cpu.contract.attention import (
     emit_attention,
     scratch_elements,
 )
+from dhc.backends.cpu.contract.attention_softmax import rows_in_registers
 from dhc.backends.cpu.contract.spec import KernelCode
 from dhc.backends.cpu.target import CpuTarget
 from dhc.backends.cpu.vector_writer import is_writable
@@ -81,6 +82,7 @@ def _plan(
         narrow=isinstance(e, int) and e <= lanes,
         expression=expression,
         operands=tuple(kinds),
+        keys=n if isinstance(n, int) and rows_in_registers(target, n) else 0,
     )
     params: list[Dim] = [*_padded(found.frame, 1), m, n, d, e]
     rows = [found.q.steps[-2], found.k.steps[-1 if row_major else -2], found.v.steps[-2], *(v.steps[-2] for v in more)]

@@ -9,29 +9,26 @@ any strides, so the transposes around an attention cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from dhc.backends.cpu.contract.activations import exp_of_difference
-from dhc.backends.cpu.contract.epilogue import EpilogueContext
+from dhc.backends.cpu.contract.attention_softmax import emit_short_softmax, emit_softmax, rows_in_registers
 from dhc.backends.cpu.contract.packing import emit_pack
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, finished
 from dhc.backends.cpu.contract.tile import (
     TileShape,
     emit_accumulate,
     even_share,
-    load_lanes,
     row_tiles,
     store_lanes,
     tile_shape,
 )
 from dhc.backends.cpu.llvm.builder import Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
-from dhc.backends.cpu.vector_writer import VectorWriter
 from dhc.ir import scalar as s
 
 BATCH_AXES = 4
 _ITEM = 4
+_BLOCKS_IN_PLACE = 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class AttentionSpec:
         expression: of the score (``Var("sum")``) and further operands (``Load(i, ())``).
         operands: of each whether it is ``f32`` or ``bool``, and whether its rows are ``row`` (one element for each
             key) or ``scalar`` (one for all).
+        keys: their number where it is known, else 0; a row of few keys stays in registers.
     """
 
     rows: tuple[int, ...]
@@ -52,6 +50,7 @@ class AttentionSpec:
     narrow: bool
     expression: s.ScalarExpr
     operands: tuple[tuple[str, str], ...] = ()
+    keys: int = 0
 
 
 def block_rows(target: CpuTarget, queries: int | None) -> tuple[int, ...]:
@@ -119,37 +118,47 @@ def emit_attention(spec: AttentionSpec, target: CpuTarget) -> KernelCode:
         batches = batches * names[f"batch{i}"]
     begin, end = even_share(f, batches * count, tid, nthreads)
     packed = f.variable("i64", -1)
+    # A copy of the values pays where enough blocks read it; vectors that go beyond the features need one.
+    in_place = (e % values.columns).equals(0) & (whole <= _BLOCKS_IN_PLACE)
+    value_row = f.select(in_place, names["v_row"], values.columns) * _ITEM
+    value_part = f.select(in_place, 1, n) * (values.columns * _ITEM)
 
     with f.loop(begin, end) as unit:
         block, batch = unit % whole, unit // whole
-        rest = batch
-        index: list[Value] = []
-        for i in range(BATCH_AXES - 1, -1, -1):
-            index.insert(0, rest % names[f"batch{i}"])
-            rest = rest // names[f"batch{i}"]
 
-        def start(which: str, index: list[Value] = index) -> Value:
-            """The first element of a batch element."""
-            place = names[f"{which}_offset"]
-            for i in range(BATCH_AXES):
-                place = place + index[i] * names[f"{which}_stride{i}"]
-            return place
+        def place_of(batch: Value) -> dict[str, Value]:
+            """The first elements of a batch element."""
+            index: list[Value] = []
+            for i in range(BATCH_AXES - 1, -1, -1):
+                index.insert(0, batch % names[f"batch{i}"])
+                batch = batch // names[f"batch{i}"]
+            found = {}
+            for which in (*_operands(spec), "out"):
+                place = names[f"{which}_offset"]
+                for i in range(BATCH_AXES):
+                    place = place + index[i] * names[f"{which}_stride{i}"]
+                found[which] = place
+            return found
 
+        start = place_of(batch)
+        _prefetch_share(f, spec, names, pointers, place_of(f.value(f.minimum(batch + 1, batches - 1))), block, whole)
         with f.if_(packed.get().equals(batch).equals(0)):
             packed.set(batch)
-            source = f.at(pointers["k"], start("k") * _ITEM)
+            source = f.at(pointers["k"], start["k"] * _ITEM)
             with f.loop(0, panels) as panel:
                 to = f.at(keys, panel * (columns * _ITEM) * d)
                 f.call(pack_keys, [source, names["k_row"], n, 0, d, panel * columns, to])
-            source = f.at(pointers["v"], start("v") * _ITEM)
-            with f.loop(0, value_panels) as panel:
-                to = f.at(packed_values, panel * (values.columns * _ITEM) * n)
-                f.call(pack_values, [source, names["v_row"], e, 0, n, panel * values.columns, to])
+            with f.if_(in_place.equals(0)):
+                source = f.at(pointers["v"], start["v"] * _ITEM)
+                with f.loop(0, value_panels) as panel:
+                    to = f.at(packed_values, panel * (values.columns * _ITEM) * n)
+                    f.call(pack_values, [source, names["v_row"], e, 0, n, panel * values.columns, to])
 
         first = block * small + f.minimum(block, larger)
         last = first + small + f.select(block < larger, 1, 0)
         row = f.variable("i64", first)
-        begins = {name: start(name) for name in ("q", "out", *_operands(spec)[3:])}
+        begins = {name: start[name] for name in ("q", "out", *_operands(spec)[3:])}
+        read = f.select(in_place, f.at(pointers["v"], start["v"] * _ITEM), packed_values)
         for rows in spec.rows:
             with f.while_(lambda rows=rows: row.get() + rows <= last):  # type: ignore[misc]
                 places: list[Int] = []
@@ -157,20 +166,49 @@ def emit_attention(spec: AttentionSpec, target: CpuTarget) -> KernelCode:
                     item = 1 if i > 1 and spec.operands[i - 2][0] == "bool" else _ITEM
                     stride = names[f"{name}_row"] * item
                     places += [f.at(pointers[name], begins[name] * item + row.get() * stride), stride]
-                f.call(blocks[rows], [*places, keys, packed_values, scores, n, d, e])
+                f.call(blocks[rows], [*places, keys, read, value_row, value_part, scores, n, d, e])
                 row.set(row.get() + rows)
     f.ret(0)
     return finished(module, target, "attention", buffers, names_list, 0)
 
 
+def _prefetch_share(
+    f: Function,
+    spec: AttentionSpec,
+    names: dict[str, Value],
+    pointers: dict[str, Value],
+    places: dict[str, Value],
+    block: Value,
+    blocks: Value,
+) -> None:
+    """Brings near what the next batch element reads and writes, a share with each block of this one.
+
+    Heads lie side by side in rows, so that a head is a short piece of many rows, far apart: processors do not see them
+    coming by themselves.
+    """
+    m, n, d, e = (names[x] for x in "mnde")
+    for which, count, width in (("q", m, d), ("k", n, d), ("v", n, e), ("out", m, e)):
+        if which == "k" and not spec.row_major_keys:
+            continue
+        source = f.at(pointers[which], places[which] * _ITEM)
+        with f.loop(block * count // blocks, (block + 1) * count // blocks) as i:
+            row = f.at(source, i * names[f"{which}_row"] * _ITEM)
+            with f.loop(0, width * _ITEM, 64) as byte:
+                f.prefetch(f.at(row, byte), 2)
+
+
 def _emit_block(module: Module, spec: AttentionSpec, rows: int, shape: TileShape, values: TileShape) -> Function:
-    """``void block(q, q_row, out, out_row, [operand, row]..., keys, values, scores, n, d, e)``: ``rows`` queries."""
+    """Writes the function of ``rows`` queries.
+
+    ``void block(q, q_row, out, out_row, [operand, row]..., keys, values, value_row, value_part, scores, n, d, e)``
+    """
     columns = shape.columns
     extra = [(f"x{i}", f"x{i}_row") for i in range(len(spec.operands))]
     pairs = [("q", "q_row"), ("out", "out_row"), *extra]
     products = _emit_products(module, rows, shape, values)
     arguments = [x for pointer, stride in pairs for x in (("ptr", pointer), ("i64", stride))]
-    arguments += [("ptr", x) for x in ("keys", "values", "scores")] + [("i64", x) for x in "nde"]
+    arguments += [("ptr", "keys"), ("ptr", "values"), ("i64", "value_row"), ("i64", "value_part"), ("ptr", "scores")]
+    arguments += [("i64", x) for x in "nde"]
     f = module.function(f"block{rows}", "void", arguments)
     q, scores, n, d, e = (f.argument(x) for x in ("q", "scores", "n", "d", "e"))
     panels = f.value(f.ceildiv(n, columns))
@@ -181,25 +219,40 @@ def _emit_block(module: Module, spec: AttentionSpec, rows: int, shape: TileShape
         f.call(products[0], [q, f.argument("q_row"), _ITEM, b, columns * _ITEM, 0, d, to, 0])
 
     scales = f.stack(rows * _ITEM)
-    with f.loop(0, rows) as r:
+
+    def weigh(first: Int, count: int) -> None:
+        """Softmax without its division of ``count`` rows; what divides them goes to ``scales``."""
+        indices = [f.value(first + i) for i in range(count)]
+        places = [f.at(scores, r * (columns * _ITEM)) for r in indices]
         operands = [
-            (f.at(f.argument(x), r * f.argument(stride)), kind) for (x, stride), kind in zip(extra, spec.operands)
+            [(f.at(f.argument(x), r * f.argument(stride)), kind) for (x, stride), kind in zip(extra, spec.operands)]
+            for r in indices
         ]
-        total = _emit_softmax(f, spec, f.at(scores, r * (columns * _ITEM)), n, shape, panel_bytes, operands)
-        one, zero = f.constant(1.0, "float"), f.constant(0.0, "float")
-        scale = f.binary("fdiv", one, total)
-        scale = f.select(f.compare("oeq", total, zero), zero, scale)  # no keys at all: a sum of nothing
-        f.store(scale, f.at(scales, r * _ITEM), _ITEM)
+        for r, total in zip(indices, softmax(f, spec, places, n, shape, panel_bytes, operands), strict=True):
+            one, zero = f.constant(1.0, "float"), f.constant(0.0, "float")
+            scale = f.binary("fdiv", one, total)
+            scale = f.select(f.compare("oeq", total, zero), zero, scale)  # no keys at all: a sum of nothing
+            f.store(scale, f.at(scales, r * _ITEM), _ITEM)
+
+    at_once = rows_in_registers(module.target, spec.keys)
+    softmax = emit_short_softmax if at_once else emit_softmax
+    at_once = max(at_once, 1)
+    even = rows // at_once * at_once
+    with f.loop(0, even, at_once) as r:
+        weigh(r, at_once)
+    if even < rows:
+        weigh(even, rows - even)
 
     wide = values.columns
     vector = f"<{values.lanes} x float>"
     sums = f.stack(rows * wide * _ITEM)
     with f.loop(0, f.value(f.ceildiv(e, wide))) as part:
-        source = f.at(f.argument("values"), part * (wide * _ITEM) * n)
+        source = f.at(f.argument("values"), part * f.argument("value_part"))
         with f.loop(0, f.value(f.maximum(panels, 1))) as panel:
             steps = f.value(f.maximum(0, f.minimum(columns, n - panel * columns)))
-            a, b = f.at(scores, panel * panel_bytes), f.at(source, panel * (columns * wide * _ITEM))
-            f.call(products[1], [a, columns * _ITEM, _ITEM, b, wide * _ITEM, 0, steps, sums, panel > 0])
+            value_row = f.argument("value_row")
+            a, b = f.at(scores, panel * panel_bytes), f.at(source, panel * columns * value_row)
+            f.call(products[1], [a, columns * _ITEM, _ITEM, b, value_row, 0, steps, sums, panel > 0])
         with f.loop(0, rows) as r:
             scale = f.splat(f.load("float", f.at(scales, r * _ITEM), _ITEM), values.lanes)
             for v in range(values.vectors):
@@ -221,72 +274,3 @@ def _emit_products(module: Module, rows: int, shape: TileShape, values: TileShap
 
     scores = tile(f"scores{rows}", shape)
     return scores, scores if values.vectors == shape.vectors else tile(f"mixed{rows}", values)
-
-
-def _emit_softmax(
-    f: Function,
-    spec: AttentionSpec,
-    row: Value,
-    n: Value,
-    shape: TileShape,
-    panel_bytes: int,
-    operands: list[tuple[Value, tuple[str, str]]],
-) -> Value:
-    """Turns a row of scores into exponentials and returns their sum."""
-    lanes, columns = shape.lanes, shape.columns
-    vector = f"<{lanes} x float>"
-    lowest = f.constant(float("-inf"), vector)
-    top = f.variable(vector, lowest)
-    total = f.variable(vector, f.constant(0.0, vector))
-    full = n // columns
-
-    def scored(place: Value, column: Value, left: Value | None) -> None:
-        def operand(i: int) -> Value:
-            pointer, (kind, form) = operands[i]
-            item, element = (1, "i8") if kind == "bool" else (_ITEM, "float")
-            if form == "scalar":
-                held = f.splat(f.load(element, pointer, item), lanes)
-            elif left is None:
-                held = f.load(f"<{lanes} x {element}>", f.at(pointer, column * item), item)
-            else:
-                held = load_lanes(f, f"<{lanes} x {element}>", f.at(pointer, column * item), left, item)
-            if kind == "bool":
-                return f.emit(f"<{lanes} x i1>", f"icmp ne {held.type} {held.ref}, zeroinitializer")
-            return held
-
-        context = EpilogueContext(f, "f32", lanes, vector, operand)
-        value = VectorWriter(context, {"sum": f.load(vector, place, lanes * _ITEM)}).write(spec.expression)
-        if left is not None:
-            value = f.select(f.lanes_below(left, lanes), value, lowest)
-        f.store(value, place, lanes * _ITEM)
-        now = top.get()
-        top.set(f.select(f.compare("ogt", value, now), value, now))
-
-    def summed(place: Value, column: Value, left: Value | None) -> None:
-        value = f.load(vector, place, lanes * _ITEM)
-        value = exp_of_difference(f, f.binary("fsub", value, largest))
-        f.store(value, place, lanes * _ITEM)
-        total.set(f.binary("fadd", total.get(), value))
-
-    def over_row(body: Callable[[Value, Value, Value | None], None]) -> None:
-        with f.loop(0, full) as panel:
-            for v in range(shape.vectors):
-                body(f.at(row, panel * panel_bytes + v * lanes * _ITEM), panel * columns + v * lanes, None)
-        with f.if_(full * columns < n):
-            for v in range(shape.vectors):
-                column = full * columns + v * lanes
-                left = f.value(f.maximum(0, f.minimum(lanes, n - column)))
-                body(f.at(row, full * panel_bytes + v * lanes * _ITEM), column, left)
-
-    over_row(scored)
-    largest = f.splat(_folded(f, top.get(), lanes, lambda a, b: f.select(f.compare("ogt", a, b), a, b)), lanes)
-    over_row(summed)
-    return _folded(f, total.get(), lanes, lambda a, b: f.binary("fadd", a, b))
-
-
-def _folded(f: Function, vector: Value, lanes: int, combine: Callable[[Value, Value], Value]) -> Value:
-    """Combines all lanes, halves first."""
-    while lanes > 1:
-        lanes //= 2
-        vector = combine(f.shuffle(vector, vector, range(lanes)), f.shuffle(vector, vector, range(lanes, 2 * lanes)))
-    return f.emit("float", f"extractelement {vector.type} {vector.ref}, i64 0")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 from dhc.backends.cpu.contract.factors import load_widened
 from dhc.backends.cpu.contract.tile import TileShape, load_lanes
-from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Int, Module, Value
+from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Function, Module, Value
 
 
 def transpose_block(f: Function, rows: list[Value], lanes: int) -> list[Value]:
@@ -29,7 +27,9 @@ def transpose_block(f: Function, rows: list[Value], lanes: int) -> list[Value]:
 
 
 def emit_pack(module: Module, name: str, dtype: str, shape: TileShape, transposed: bool) -> Function:
-    """Writes ``void pack(b, row, n, first_step, steps, first_column, to)``: one panel of ``steps`` steps, zero-filled.
+    """Writes ``void pack(b, row, n, first_step, steps, first_column, to)``: one panel of ``steps`` steps.
+
+    What fills up the last panel is zero, or copies of the last column where ``b`` is turned.
 
     Args:
         module: receives the function.
@@ -77,31 +77,18 @@ def emit_pack(module: Module, name: str, dtype: str, shape: TileShape, transpose
 
     source = f.at(b, (column * stride + first) * item)
 
-    def scalars(j: Value, start: Int, stop: Value) -> None:
-        with f.loop(start, stop) as s:
-            value = f.load(element, f.at(source, (j * stride + s) * item), item)
-            f.store(value, f.at(to, (s * columns + j) * item), item)
-
-    def block(group: int) -> None:
-        bulk = (steps // lanes) * lanes
-        with f.loop(0, bulk, lanes) as s:
-            rows = [f.load(vector, f.at(source, (stride * (group + j) + s) * item), item) for j in range(lanes)]
-            for i, row in enumerate(transpose_block(f, rows, lanes)):
-                f.store(row, f.at(to, ((s + i) * columns + group) * item), lanes * item)
-        with f.loop(group, group + lanes) as j:
-            scalars(j, bulk, steps)
-
-    def ragged(group: int) -> None:
-        with f.loop(group, group + lanes) as j:
-
-            def zeros(j: Value = j) -> None:
-                with f.loop(0, steps) as s:
-                    f.store(f.constant(0.0, element), f.at(to, (s * columns + j) * item), item)
-
-            f.if_else(j < width, lambda j=j: scalars(j, 0, steps), zeros)  # type: ignore[misc]
-
+    # Columns beyond the last repeat it: nobody reads their sums, and blocks need no other code.
+    rows = [stride * f.value(f.minimum(j, width - 1)) for j in range(columns)]
+    bulk = (steps // lanes) * lanes
     for group in range(0, columns, lanes):
-        f.if_else(width >= group + lanes, functools.partial(block, group), functools.partial(ragged, group))
+        with f.loop(0, bulk, lanes) as s:
+            block = [f.load(vector, f.at(source, (row + s) * item), item) for row in rows[group : group + lanes]]
+            for i, turned in enumerate(transpose_block(f, block, lanes)):
+                f.store(turned, f.at(to, ((s + i) * columns + group) * item), lanes * item)
+    with f.loop(bulk, steps) as s:
+        for j, row in enumerate(rows):
+            value = f.load(element, f.at(source, (row + s) * item), item)
+            f.store(value, f.at(to, (s * columns + j) * item), item)
     f.ret()
     return f
 

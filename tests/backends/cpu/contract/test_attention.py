@@ -114,6 +114,19 @@ def test_sizes_known_at_run_time() -> None:
         check(graph, inputs)
 
 
+@pytest.mark.parametrize("cpu", RUNNABLE)
+@pytest.mark.parametrize("n", [16, 49])
+def test_rows_in_registers_have_the_bits_of_long_ones(cpu: str, n: int) -> None:
+    """Few keys, known and not: rows stay in registers, or are gone through twice."""
+    found = []
+    for count in (n, "K"):
+        graph = scores_graph((2,), 25, count, 8, 32, (25, count))
+        inputs = arguments(graph, {"K": n})
+        with dhc.compile(graph, cpu=cpu).session(threads=2) as session:
+            found += list(session.run(inputs).values())
+    assert found[0].tobytes() == found[1].tobytes()
+
+
 def packed_graph(written: bool = True) -> Graph:
     """Self-attention as exporters write it: one product for q, k and v, split, heads moved to the front and back."""
     graph = Graph()
