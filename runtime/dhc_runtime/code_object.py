@@ -19,10 +19,11 @@ _MATH = (
     "modf nearbyint nextafter pow remainder rint round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma "
     "trunc "
 ).split()
-_MEMORY = ["memcpy", "memmove", "memset", "memcmp", "bcmp", "nanosleep", "sched_yield"]
-ALLOWED_SYMBOLS = frozenset(_MEMORY + _MATH + [name + "f" for name in _MATH])
-"""Names of the only functions outside of an artifact that its code may call: memory moves, nanosleep, sched_yield, and
-C's mathematics."""
+_MEMORY = ["memcpy", "memmove", "memset", "memcmp", "bcmp", "clock_gettime", "nanosleep", "sched_yield"]
+_THREADS = ["sem_init", "sem_post", "sem_wait"]
+ALLOWED_SYMBOLS = frozenset(_MEMORY + _THREADS + _MATH + [name + "f" for name in _MATH])
+"""Names of the only functions outside of an artifact that its code may call: memory moves, clocks, nanosleep,
+sched_yield, semaphores, and C's mathematics."""
 
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _PROTECTIONS = {"rx": _PROT_READ | _PROT_EXEC, "r": _PROT_READ, "rw": _PROT_READ | _PROT_WRITE}

@@ -10,6 +10,7 @@ import numpy as np
 from dhc_runtime.dims import evaluate
 from dhc_runtime.errors import DeviceError, DhcError, ModelError
 from dhc_runtime.program import Kernel
+from dhc_runtime.team_choice import TeamChoice
 from dhc_runtime.thread_pool import ThreadPool
 from dhc_runtime.trace import StepTime
 
@@ -51,7 +52,17 @@ class NativeSegment:
             if unknown).
     """
 
-    __slots__ = ("_kernels", "_offsets", "_params", "_roots", "_serial", "_steps", "_steps_address", "_table")
+    __slots__ = (
+        "_choice",
+        "_kernels",
+        "_offsets",
+        "_params",
+        "_roots",
+        "_serial",
+        "_steps",
+        "_steps_address",
+        "_table",
+    )
 
     def __init__(
         self,
@@ -90,6 +101,7 @@ class NativeSegment:
         )
         self._steps_address = _address(self._steps)
         self._serial = work < SERIAL_NANOSECONDS
+        self._choice = TeamChoice()
 
     def run(
         self, addresses: "np.ndarray[Any, np.dtype[np.uint64]]", pool: ThreadPool, recorder: Optional[Recorder]
@@ -105,7 +117,13 @@ class NativeSegment:
         if recorder is not None:
             self._run_singly(pool, recorder)
             return
-        word = pool.run(self._steps_address, len(self._kernels), self._serial)
+        if self._serial or pool.threads == 1:
+            word = pool.run(self._steps_address, len(self._kernels), True)
+        else:
+            choice = self._choice
+            start = time.perf_counter()
+            word = pool.run(self._steps_address, len(self._kernels), choice.alone)
+            choice.report(time.perf_counter() - start, 0.0 if choice.alone else pool.waited)
         if word:
             raise self._error((word >> 8) - 1, word & 0xFF)
 

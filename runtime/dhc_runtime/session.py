@@ -146,7 +146,7 @@ class Session:
                 self._taken = tiles.ports(self._program.inputs, tiles.inputs)
                 self._returned = tiles.ports(self._program.outputs, tiles.outputs)
             self._code = self._load_code()
-            entry, count = self._code.address("dhc_run"), self._thread_count(threads)
+            entry, count = self._code.address("dhc_team"), self._thread_count(threads)
             pool = ThreadPool(entry, count, self._code, pin, denormals == "flush")
             self.threads = pool.threads
             self._budget = Budget(max_memory, self.name)

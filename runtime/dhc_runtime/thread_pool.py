@@ -1,7 +1,8 @@
-"""Threads that run one native step list together (SPMD): each enters native code once for each segment.
+"""Threads that run one native step list together (SPMD), called and awaited in native code.
 
-Idle threads block on a lock; nothing spins outside of native code. The calling thread is thread 0. A thread that has
-not woken up when the others are done is not waited for: they have done its share.
+The calling thread is thread 0. The others, the helpers, stay in native code from the first run on: between runs they
+poll for a moment, then they block. A thread that has not woken up when the others are done is not waited for: they have
+done its share.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ import functools
 import operator
 import os
 import threading
-import time
 import weakref
-from collections import deque
-from typing import Any, Callable, Deque, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, FrozenSet, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -25,7 +24,8 @@ __all__ = ["MAX_THREADS", "ThreadPool", "default_threads", "pinned_cpus", "share
 MAX_THREADS = 1024
 _STACK_BYTES = 8 << 20
 # The layout of `Sync`, in words (see the code generator of the executor).
-_MODES, _ERROR, _SPIN, _WORKERS, _DONE, _SHARES, _SHARE_WORDS = 0, 2, 3, 4, 8, 16, 8
+_MODES, _SPIN, _WORKERS, _WAITED, _SHARES, _SHARE_WORDS = 0, 3, 4, 7, 16, 8
+_RUN, _ALONE, _PREPARE, _DISMISS = 0, -1, -2, -3
 # About ten microseconds, the usual difference between threads at a barrier. Longer spinning gains nothing on an idle
 # machine, and on a busy one it holds a CPU that the awaited thread may need.
 _SPINS = 500
@@ -33,10 +33,6 @@ _HYBRID_SHARES = 4
 _ENTRY = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
 )
-_invoke = operator.methodcaller("__call__")
-_pop = operator.methodcaller("pop")
-_Job = Tuple[int, int, int]
-"""Address and length of a step list, and the number of the run."""
 
 
 def default_threads() -> int:
@@ -45,6 +41,25 @@ def default_threads() -> int:
         return max(len(os.sched_getaffinity(0)), 1)
     except (AttributeError, OSError):
         return os.cpu_count() or 1
+
+
+def _usable_cpus() -> FrozenSet[int]:
+    """The CPUs of the process; empty where the system has no such notion."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return frozenset()
+
+
+def _cpu_teller() -> Callable[[], int]:
+    """The C library's function that names the CPU of the calling thread; a constant where there is none."""
+    try:
+        return ctypes.PyDLL(None).sched_getcpu  # it is too quick for the GIL to be given up
+    except (AttributeError, OSError):
+        return lambda: -1
+
+
+_current_cpu = _cpu_teller()
 
 
 def _checked_count(threads: Any) -> int:
@@ -108,51 +123,11 @@ def pinned_cpus(pin: Any, threads: int) -> Optional[Tuple[int, ...]]:
     return chosen
 
 
-class _Worker:
-    """What one thread and its pool share. It refers to no pool, so that an abandoned pool can be collected."""
-
-    __slots__ = ("cancelled", "cpu", "done", "finished", "jobs", "start", "stopping", "thread")
-
-    def __init__(self, cpu: Optional[int]) -> None:
-        self.start = threading.Lock()
-        self.done = threading.Lock()
-        self.start.acquire()
-        self.done.acquire()
-        # Whoever takes the job out decides: the thread runs it, or the pool cancels it.
-        self.jobs: Deque[_Job] = deque()
-        self.cancelled: Deque[_Job] = deque(maxlen=1)
-        self.finished = 0
-        self.stopping = False
-        self.cpu = cpu
-        self.thread: Optional[threading.Thread] = None
-
-    def cancel(self) -> bool:
-        """Takes the job back if the thread has not taken it; nothing can interrupt that."""
-        try:
-            self.cancelled.extend(map(_pop, (self.jobs,)))
-        except IndexError:
-            return False
-        return True
-
-    def is_over(self, run: int) -> bool:
-        """Whether the thread is done with a run, or never took part."""
-        return self.finished == run or (len(self.cancelled) > 0 and self.cancelled[0][2] == run)
-
-
-def _serve(worker: _Worker, call: Callable[..., int], tid: int, shares: int, sync: int) -> None:
-    if worker.cpu is not None:
-        _move_to({worker.cpu})
-    while True:
-        worker.start.acquire()
-        if worker.stopping:
-            return
-        try:
-            job = worker.jobs.pop()
-        except IndexError:  # the run ended without this thread
-            continue
-        call(job[0], job[1], tid, shares, sync)
-        worker.done.release()
-        worker.finished = job[2]
+def _serve(call: Callable[..., int], tid: int, shares: int, sync: int, cpu: Optional[int]) -> None:
+    """The life of a helper: it is in native code until the team is dismissed."""
+    if cpu is not None:
+        _move_to({cpu})
+    call(None, 0, tid, shares, sync)
 
 
 def _move_to(cpus: Set[int]) -> None:
@@ -163,26 +138,23 @@ def _move_to(cpus: Set[int]) -> None:
         return
 
 
-def _stop(workers: List[_Worker], pid: int, keepalive: Any) -> None:
-    """Ends the threads. ``keepalive`` (the code that they run) lives until they are gone."""
+def _stop(threads: List[threading.Thread], dismiss: Callable[[], int], pid: int, keepalive: Any) -> None:
+    """Ends the helpers. ``keepalive`` (the code that they run) lives until they are gone."""
     if os.getpid() != pid:
         return  # the threads stayed in the parent process
-    for worker in workers:
-        worker.stopping = True
-        if worker.start.locked():
-            worker.start.release()
-    for worker in workers:
+    dismiss()
+    for thread in threads:
         # One that was never started has nothing to join, and a thread cannot wait for itself.
-        if worker.thread is not None and worker.thread.is_alive() and worker.thread is not threading.current_thread():
-            worker.thread.join(10.0)
-    del workers[:]
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(10.0)
+    del threads[:]
 
 
 class ThreadPool:
     """Runs native step lists on a fixed number of threads.
 
     Args:
-        entry: address of ``dhc_run``.
+        entry: address of ``dhc_team``.
         threads: how many threads take part, including the caller; None for all CPUs that the process may use.
         keepalive: the object that owns the code.
         pin: see `pinned_cpus`.
@@ -202,12 +174,14 @@ class ThreadPool:
         if threads is None:
             threads = min(default_threads(), MAX_THREADS)
         self.threads = _checked_count(threads)
-        self._call = _ENTRY(entry)
+        self._call: Callable[..., int] = _ENTRY(entry)
         self._keepalive = keepalive
         self.shares = self.threads * (shares_per_thread() if self.threads > 1 else 1)
         self._cpus = pinned_cpus(pin, self.threads)
+        self._usable = _usable_cpus()
+        self._caller_cpu = -1
         # 128-byte aligned, so that the parts that the code spreads over cache lines stay apart.
-        words = _SHARES + _SHARE_WORDS * self.shares
+        words = _SHARES + _SHARE_WORDS * (self.shares + self.threads)
         raw = np.zeros(words + 16, dtype=np.int64)
         skip = (-int(raw.__array_interface__["data"][0]) % 128) // 8
         self._sync = raw[skip : skip + words]
@@ -216,10 +190,8 @@ class ThreadPool:
         self._sync[_SPIN] = _SPINS if self.threads <= default_threads() else 0
         self._sync[_WORKERS] = self.threads
         self._sync[_MODES] = int(flush)
-        self._workers: List[_Worker] = []
+        self._threads: List[threading.Thread] = []
         self._pid = os.getpid()
-        self._generation = 0
-        self._log: Deque[None] = deque()
         self._finalizer: Optional["weakref.finalize[..., ThreadPool]"] = None
 
     def _start(self) -> None:
@@ -227,35 +199,56 @@ class ThreadPool:
         if self._finalizer is not None:
             self._finalizer.detach()
         self._pid = os.getpid()
-        workers: List[_Worker] = []
+        if self._call(None, 0, _PREPARE, self.shares, self._sync_address):
+            raise ResourceError("The system has no semaphores for threads", hint="Load the artifact with threads=1")
+        threads: List[threading.Thread] = []
         # Some systems give threads less stack than the main one has, and kernels keep tiles there.
         default_stack = threading.stack_size(_STACK_BYTES)
         try:
-            self._start_workers(workers)
+            self._start_threads(threads)
         except BaseException:
             self.close()
             raise
         finally:
             threading.stack_size(default_stack)
-        self._workers = workers
+        self._threads = threads
+        self._caller_cpu = -1
 
-    def _start_workers(self, workers: List[_Worker]) -> None:
-        self._finalizer = weakref.finalize(self, _stop, workers, self._pid, (self._keepalive, self._sync))
+    def _start_threads(self, threads: List[threading.Thread]) -> None:
+        dismiss = functools.partial(self._call, None, 0, _DISMISS, self.shares, self._sync_address)
+        self._finalizer = weakref.finalize(self, _stop, threads, dismiss, self._pid, (self._keepalive, self._sync))
         for tid in range(1, self.threads):
-            worker = _Worker(None if self._cpus is None else self._cpus[tid])
-            worker.thread = threading.Thread(
+            thread = threading.Thread(
                 target=_serve,
-                args=(worker, self._call, tid, self.shares, self._sync_address),
+                args=(
+                    self._call,
+                    tid,
+                    self.shares,
+                    self._sync_address,
+                    None if self._cpus is None else self._cpus[tid],
+                ),
                 name="dhc-{}".format(tid),
                 daemon=True,
             )
-            workers.append(worker)
+            threads.append(thread)
             try:
-                worker.thread.start()
+                thread.start()
             except RuntimeError as error:
                 raise ResourceError(
                     "The system gives no more than {} threads".format(tid), tid, hint="Ask for fewer with threads="
                 ) from error
+
+    def _keep_apart(self) -> None:
+        """Helpers stay off the calling thread's CPU: woken on a busy machine, they would be put right there."""
+        here = _current_cpu()
+        if here == self._caller_cpu or len(self._usable) < self.threads or here not in self._usable:
+            return
+        self._caller_cpu = here
+        for thread in self._threads:
+            try:
+                os.sched_setaffinity(thread.native_id or 0, self._usable - {here})
+            except OSError:
+                return  # the system decides where its threads run
 
     def run(self, steps: int, count: int, serial: bool = False) -> int:
         """Runs a step list on all threads and waits for them.
@@ -268,67 +261,30 @@ class ThreadPool:
         Returns:
             0, or ``(index of the failed step + 1) << 8 | status``.
         """
-        self._sync[_ERROR] = 0
+        # A signal handler may raise (KeyboardInterrupt) between any two byte codes: a run is one call of native code,
+        # before and after which nobody is at work.
         if serial or self.threads == 1:
-            self._call(steps, count, 0, 1, self._sync_address)
-            return int(self._sync[_ERROR])
-        if not self._workers or self._pid != os.getpid():
+            return self._call(steps, count, _ALONE, 1, self._sync_address)
+        if not self._threads or self._pid != os.getpid():
             self._start()
-        self._sync[_DONE:] = 0
         if self._cpus is None:
-            self._run(steps, count)
-        else:
-            before = os.sched_getaffinity(0)
-            try:
-                _move_to({self._cpus[0]})
-                self._run(steps, count)
-            finally:
-                _move_to(before)
-        return int(self._sync[_ERROR])
-
-    def _run(self, steps: int, count: int) -> None:
-        self._generation += 1
-        job = (steps, count, self._generation)
+            self._keep_apart()
+            return self._call(steps, count, _RUN, self.shares, self._sync_address)
+        before = os.sched_getaffinity(0)
         try:
-            self._log.clear()
-            # A signal handler may raise (KeyboardInterrupt) between any two byte codes: what is handed out and the
-            # record of it happen inside one call of compiled code.
-            self._log.extend(map(_invoke, [functools.partial(worker.jobs.append, job) for worker in self._workers]))
-            for worker in self._workers:
-                # It is open when the thread woke up too late for the last run and has not come back yet.
-                if worker.start.locked():
-                    worker.start.release()
-            self._call(steps, count, 0, self.shares, self._sync_address)
-            for worker in self._workers:
-                if not worker.cancel():
-                    worker.done.acquire()
-        except BaseException:
-            self._settle()
-            raise
+            _move_to({self._cpus[0]})
+            return self._call(steps, count, _RUN, self.shares, self._sync_address)
+        finally:
+            _move_to(before)
 
-    def _settle(self) -> None:
-        """After an interrupt: waits until the threads are idle and puts the locks back, whatever else arrives.
-
-        Threads that have taken the job finish it, also without the calling one.
-        """
-        settled = False
-        while not settled:
-            try:
-                given = self._workers[: len(self._log)]
-                for worker in given:
-                    worker.cancel()
-                while not all(worker.is_over(self._generation) for worker in given):
-                    time.sleep(0.0002)
-                for worker in given:
-                    worker.done.acquire(False)
-                settled = True
-            except BaseException as error:
-                # The interrupt that brought us here is raised again by the caller; further ones add nothing.
-                del error
+    @property
+    def waited(self) -> float:
+        """For how many seconds of the last run on all threads the calling thread slept, waiting for others."""
+        return float(self._sync[_WAITED]) * 1e-9
 
     def close(self) -> None:
         """Ends the threads. A later run starts new ones."""
         if self._finalizer is not None:
             self._finalizer()
             self._finalizer = None
-        self._workers = []
+        self._threads = []

@@ -177,7 +177,7 @@ def kernel_source() -> str:
 
 @functools.cache
 def code_object() -> bytes:
-    """Object code of all kernels here and of dhc_run."""
+    """Object code of all kernels here and of dhc_team."""
     return compile_llvm(kernel_source(), with_executor=True)
 
 
@@ -191,10 +191,10 @@ def compile_llvm(source: str, with_executor: bool = False, triple: str | None = 
     module = llvm.parse_assembly(source)
     module.triple = triple
     if with_executor:
-        from dhc.backends.cpu.executor_ir import executor_ir
         from dhc.backends.cpu.target import host_target
+        from dhc.backends.cpu.team_ir import team_ir
 
-        module.link_in(llvm.parse_assembly(executor_ir(host_target())))
+        module.link_in(llvm.parse_assembly(team_ir(host_target())))
     module.verify()
     options = {"reloc": "pic", "codemodel": "small", "opt": 2, **options}
     machine = llvm.Target.from_triple(triple).create_target_machine(**options)

@@ -64,7 +64,7 @@ def test_damage_is_an_artifact_error_or_harmless(archive: bytes) -> None:
 
 def test_a_session_runs_from_an_archive() -> None:
     plan = chain(3)
-    names = ["dhc_run", "k_add", "k_double", "k_copy"]
+    names = ["dhc_team", "k_add", "k_double", "k_copy"]
     # Each object may define more than the function it is listed for.
     archive = write_archive({name: code_object() for name in names})
     devices = {"cpu": {"arch": host_arch(), "features": [], "object": "cpu/code.a"}}

@@ -78,7 +78,7 @@ def test_alias_cycles_and_formats_are_refused() -> None:
     with pytest.raises(ArtifactError, match=r"no member 'plan\.json'"):
         dhc_runtime.load(write_artifact(None, {}, {"x": b""}))
     empty = {"format": 1, "program": EMPTY}
-    with pytest.raises(ArtifactError, match="no function 'dhc_run'"):
+    with pytest.raises(ArtifactError, match="no function 'dhc_team'"):
         dhc_runtime.load(make_artifact(empty, {}, compile_llvm("define void @f() {\n ret void\n}")), threads=1)
     with pytest.raises(ArtifactError, match="no member 'gone'"):
         device = {"arch": host_arch(), "features": [], "object": "gone"}

@@ -321,10 +321,10 @@ def test_threads_that_wake_up_late_are_not_waited_for(
     """A thread that the system does not let run at all: the others do its share, and it joins in later."""
     gate, serve = threading.Event(), thread_pool._serve
 
-    def late(worker: object, call: object, tid: int, *rest: int) -> None:
+    def late(call: object, tid: int, *rest: int) -> None:
         if tid == 1:
             gate.wait()
-        serve(worker, call, tid, *rest)  # type: ignore[arg-type]
+        serve(call, tid, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(thread_pool, "_serve", late)
     x = np.ones((64, 4), np.float32)
@@ -332,7 +332,6 @@ def test_threads_that_wake_up_late_are_not_waited_for(
         try:
             for _ in range(20):
                 assert np.array_equal(session.run(x)["y"], x * 32)
-            assert session._context.pool._workers[0].finished == 0
         finally:
             gate.set()
         for _ in range(20):

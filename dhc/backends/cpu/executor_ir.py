@@ -16,7 +16,9 @@ Layout (64-bit little-endian, see also ``dhc_runtime.thread_pool``)::
         int64_t error;                 //  16  0, or (step index + 1) << 8 | status of the first failing kernel
         int64_t spin;                  //  24  set by the caller: polls before a waiting thread looks for other shares
         int64_t workers;               //  32  set by the caller: number of threads; 0: as many as shares
-        int64_t pad[3];
+        const Step *steps;             //  40  the list of the run, for helpers (see ``team_ir``)
+        int64_t nsteps;                //  48  its length
+        int64_t waited;                //  56  nanoseconds for which thread 0 has slept since the caller last cleared it
         int64_t done;                  //  64  shares finished since the start, alone in its cache line
         struct { int64_t next; int64_t pad[7]; } shares[nthreads];   // 128  the group that is claimed next
     };
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 SYMBOL = "dhc_run"
 STEP_BYTES = 32
-SYNC_MODES, SYNC_ERROR, SYNC_SPIN, SYNC_WORKERS, SYNC_DONE, SYNC_SHARES = 0, 16, 24, 32, 64, 128
+SYNC_MODES, SYNC_ERROR, SYNC_SPIN, SYNC_WORKERS, SYNC_WAITED, SYNC_DONE, SYNC_SHARES = 0, 16, 24, 32, 56, 64, 128
 SHARE_BYTES = 64
 FLAG_BARRIER = 1
 # How often `spin` polls a thread waits for shares that others run before it sleeps, and for how many nanoseconds (the
@@ -79,6 +81,43 @@ failed:
 after:
   br label %loop
 done:
+  ret void
+}
+"""
+
+# Sleeps for a moment, and adds up how long thread 0 has slept.
+_NAPS = """
+define internal void @nap(i64 %tid, ptr %sync) nounwind {
+entry:
+  %length = alloca [2 x i64], align 8
+  %before = alloca [2 x i64], align 8
+  %after = alloca [2 x i64], align 8
+  store i64 0, ptr %length
+  %nanoseconds = getelementptr i64, ptr %length, i64 1
+  store i64 NAP, ptr %nanoseconds
+  %first = icmp eq i64 %tid, 0
+  br i1 %first, label %measured, label %plain
+plain:
+  %ignored = call i32 @nanosleep(ptr %length, ptr null)
+  ret void
+measured:
+  %began = call i32 @clock_gettime(i32 1, ptr %before) ; CLOCK_MONOTONIC
+  %slept = call i32 @nanosleep(ptr %length, ptr null)
+  %ended = call i32 @clock_gettime(i32 1, ptr %after)
+  %s0 = load i64, ptr %before
+  %s1 = load i64, ptr %after
+  %n0.at = getelementptr i64, ptr %before, i64 1
+  %n1.at = getelementptr i64, ptr %after, i64 1
+  %n0 = load i64, ptr %n0.at
+  %n1 = load i64, ptr %n1.at
+  %s = sub i64 %s1, %s0
+  %n = sub i64 %n1, %n0
+  %whole = mul i64 %s, 1000000000
+  %took = add i64 %whole, %n
+  %waited.at = getelementptr i8, ptr %sync, i64 56
+  %waited = load i64, ptr %waited.at
+  %sum = add i64 %waited, %took
+  store i64 %sum, ptr %waited.at
   ret void
 }
 """
@@ -145,10 +184,6 @@ entry:
   %spin.at = getelementptr i8, ptr %sync, i64 24
   %spin = load i64, ptr %spin.at
   %longest = mul i64 %spin, PATIENCE
-  %nap = alloca [2 x i64], align 8
-  store i64 0, ptr %nap
-  %nanoseconds = getelementptr i64, ptr %nap, i64 1
-  store i64 NAP, ptr %nanoseconds
   %workers.at = getelementptr i8, ptr %sync, i64 32
   %given = load i64, ptr %workers.at
   %unset = icmp eq i64 %given, 0
@@ -208,7 +243,7 @@ late:                                     ; all shares are being run
   %short = icmp slt i64 %polls, %longest
   br i1 %short, label %pause, label %sleep
 sleep:                                    ; by threads that the system may not be running: they may need this core
-  %ignored = call i32 @nanosleep(ptr %nap, ptr null)
+  call void @nap(i64 %tid, ptr %sync)
   br label %poll
 check:
   ; A share's error was stored before the share was counted, so that every thread sees it here.
@@ -223,6 +258,9 @@ leave:
 """
 
 
+_OUTSIDE = """declare i32 @nanosleep(ptr, ptr)
+declare i32 @clock_gettime(i32, ptr)
+"""
 _X86 = {
     "DECLARE": """
 declare void @llvm.x86.sse2.pause()
@@ -268,8 +306,14 @@ def executor_ir(target: CpuTarget) -> str:
     """
     # Intrinsics, not inline assembly: LLVM's assembly parsers are not set up for other targets than the host.
     words = _X86 if target.arch == "x86_64" else _AARCH64
-    header = f'target triple = "{target.triple}"\n{words["DECLARE"]}\ndeclare i32 @nanosleep(ptr, ptr)\n'
-    run = _RUN + _ENTER
-    for name, text in {**words, "PATIENCE": str(_PATIENCE), "NAP": str(_NAP)}.items():
+    header = f'target triple = "{target.triple}"\n{words["DECLARE"]}\n{_OUTSIDE}'
+    run = _NAPS + _RUN + _ENTER
+    for name, text in {**words, **waiting_words(target)}.items():
         run = run.replace(name, text.strip())
     return header + _SHARE + _CLAIM + run
+
+
+def waiting_words(target: CpuTarget) -> dict[str, str]:
+    """What stands for the words of the templates that have to do with waiting."""
+    words = _X86 if target.arch == "x86_64" else _AARCH64
+    return {"PAUSE": words["PAUSE"], "PATIENCE": str(_PATIENCE), "NAP": str(_NAP)}

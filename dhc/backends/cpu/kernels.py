@@ -9,14 +9,14 @@ from dhc_runtime.safe_write import write_bytes
 
 from dhc.backends.cpu.cache import KernelCache, default_cache
 from dhc.backends.cpu.contract.spec import KernelCode
-from dhc.backends.cpu.executor_ir import executor_ir
 from dhc.backends.cpu.numba.opaque import LoweredOpaque, OpaqueKernel, lower_opaque, source_of
 from dhc.backends.cpu.objects import compile_kernel
 from dhc.backends.cpu.target import CpuTarget, compile_ir
+from dhc.backends.cpu.team_ir import team_ir
 from dhc.backends.loop.ir import Kernel
 from dhc.ir.graph import Node
 
-EXECUTOR = "dhc_run"
+EXECUTOR = "dhc_team"
 
 
 class KernelSet:
@@ -77,7 +77,7 @@ class KernelSet:
         def text_object(text: str) -> bytes:
             return self.cache.get_or_make(text, self.target.text(), lambda: compile_ir(text, self.target))
 
-        makers: list[tuple[str, Callable[[], bytes]]] = [(EXECUTOR, lambda: text_object(executor_ir(self.target)))]
+        makers: list[tuple[str, Callable[[], bytes]]] = [(EXECUTOR, lambda: text_object(team_ir(self.target)))]
         for name, code in self._contractions.items():
             makers.append((name, lambda code=code: text_object(code.ir)))  # type: ignore[misc]
         for name, kernel in self._loops.items():

@@ -1,7 +1,7 @@
 """Runs the AArch64 code of an artifact under qemu's user emulation, without any AArch64 system.
 
 The objects, a list of steps, tables, weights and inputs are laid out as one static executable with our own linker; a
-few instructions at its start call ``dhc_run``, write the results to standard output and leave with the status.
+few instructions at its start call ``dhc_team``, write the results to standard output and leave with the status.
 """
 
 from __future__ import annotations
@@ -64,6 +64,18 @@ done:
 define i32 @nanosleep(ptr %time, ptr %left) {
   ret i32 0
 }
+define i32 @clock_gettime(i32 %which, ptr %time) {
+  ret i32 0
+}
+define i32 @sem_init(ptr %semaphore, i32 %shared, i32 %value) {
+  ret i32 0
+}
+define i32 @sem_post(ptr %semaphore) {
+  ret i32 0
+}
+define i32 @sem_wait(ptr %semaphore) {
+  ret i32 0
+}
 """
 
 
@@ -106,7 +118,7 @@ def run_emulated(artifact: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarra
         steps += struct.pack("<QQQQ", functions[item["symbol"]], table, params, int(item["barrier"]))
     arguments = (image.place(bytes(steps)), len(program["items"]), 0, 1, image.reserve(256))
     answers = [port["buffer"] for port in program["outputs"]]
-    image.put(BASE + 176, _start(functions["dhc_run"], arguments, [(addresses[b], sizes[b]) for b in answers]))
+    image.put(BASE + 176, _start(functions["dhc_team"], arguments, [(addresses[b], sizes[b]) for b in answers]))
     written = _execute(image)
     results = []
     for port in program["outputs"]:
