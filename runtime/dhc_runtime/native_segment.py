@@ -50,6 +50,9 @@ class NativeSegment:
         symbols: values of the symbols.
         locate: for a buffer, the slot of its owner in the table of addresses, its byte offset there, and its bytes (0
             if unknown).
+
+    Attributes:
+        table: the addresses of the kernels' buffers, kernel after kernel.
     """
 
     __slots__ = (
@@ -61,7 +64,7 @@ class NativeSegment:
         "_serial",
         "_steps",
         "_steps_address",
-        "_table",
+        "table",
     )
 
     def __init__(
@@ -89,9 +92,9 @@ class NativeSegment:
             params.extend([value if type(value) is int else evaluate(value, symbols) for value in kernel.params])
         self._roots = np.asarray(roots, dtype=np.intp)
         self._offsets = np.asarray(offsets, dtype=np.uint64)
-        self._table = np.zeros(max(len(roots), 1), dtype=np.uint64)[: len(roots)]
+        self.table = np.zeros(max(len(roots), 1), dtype=np.uint64)[: len(roots)]
         self._params = np.asarray(params + [0], dtype=np.int64)
-        table, values = _address(self._table), _address(self._params)
+        table, values = _address(self.table), _address(self._params)
         self._steps = np.asarray(
             [
                 (function, table + 8 * slot, values + 8 * value, _BARRIER if kernel.barrier else 0)
@@ -112,11 +115,24 @@ class NativeSegment:
             ModelError: a kernel found a value that the model does not allow.
             DeviceError: a kernel failed in another way.
         """
-        np.take(addresses, self._roots, out=self._table, mode="clip")
-        np.add(self._table, self._offsets, out=self._table)
+        np.take(addresses, self._roots, out=self.table, mode="clip")
+        np.add(self.table, self._offsets, out=self.table)
         if recorder is not None:
             self._run_singly(pool, recorder)
-            return
+        else:
+            self.launch(pool)
+
+    def places(self, slot: int) -> List[Tuple[int, int]]:
+        """Where the address of an owner goes in `table`, and the offset that is added to it."""
+        return [(int(at), int(self._offsets[at])) for at in np.flatnonzero(self._roots == slot)]
+
+    def launch(self, pool: ThreadPool) -> None:
+        """Runs the kernels with the addresses that stand in `table`.
+
+        Raises:
+            ModelError: a kernel found a value that the model does not allow.
+            DeviceError: a kernel failed in another way.
+        """
         if self._serial or pool.threads == 1:
             word = pool.run(self._steps_address, len(self._kernels), True)
         else:
