@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 from dhc.backends.cpu.contract.blocks import odd_lines
 from dhc.backends.cpu.contract.conv_results import emit_conv_store
 from dhc.backends.cpu.contract.copying import emit_copy_row
+from dhc.backends.cpu.contract.factors import Factors
+from dhc.backends.cpu.contract.pair_copying import emit_copy_row_pairs
 from dhc.backends.cpu.contract.region_boxes import axis_regions, emit_next_region, over_regions
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share, tile_shape
 from dhc.backends.cpu.contract.transpose import transposed
+from dhc.backends.cpu.contract.weight_tiles import as_stored, in_steps
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.llvm.builder import ELEMENT, ITEM_BYTES, Module, Value
 from dhc.backends.cpu.target import CpuTarget
@@ -110,16 +113,17 @@ def computed_share(spec: ConvSpec, width: int) -> float:
 
 
 def pack_regions(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Weights as ``[group][block of output channels][tap][channel][channel in block]``, the last block with zeros."""
+    """Weights as ``[group][block of output channels][tap][step][channel in block]``, the last block with zeros."""
     import numpy as np
 
     columns = tile_shape(target, spec.dtype).columns
-    outs, ins = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    outs = spec.out_channels // spec.groups
     blocks = -(-outs // columns)
-    padded = np.zeros((spec.groups, blocks * columns, ins, math.prod(spec.kernel)), weights.dtype)
-    padded[:, :outs] = weights.reshape(spec.groups, outs, ins, -1)
-    parts = padded.reshape(spec.groups, blocks, columns, ins, -1)
-    return np.ascontiguousarray(parts.transpose(0, 1, 4, 3, 2)).reshape(-1)
+    full = in_steps(spec, weights.reshape(spec.groups, outs, spec.in_channels // spec.groups, -1), 2)
+    padded = np.zeros((spec.groups, blocks * columns, *full.shape[2:]), full.dtype)
+    padded[:, :outs] = full
+    parts = padded.reshape(spec.groups, blocks, columns, *full.shape[2:])
+    return as_stored(spec, parts.transpose(0, 1, 4, 3, 2))
 
 
 def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
@@ -131,6 +135,8 @@ def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     module = Module(target, KERNEL)
     item, shape = ITEM_BYTES[spec.dtype], tile_shape(target, spec.dtype)
     lanes, columns, row_counts = shape.lanes, shape.columns, _rows(shape)
+    factors = Factors.with_weights_as_columns(spec, lanes)
+    line = columns * factors.column_bytes
     x_stride = spec.stride[-1]
     vector = f"<{lanes} x {ELEMENT[spec.dtype]}>"
     most_pitch = odd_lines(_POSITIONS + shape.rows + lanes, item)
@@ -141,19 +147,24 @@ def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     tiles = {
         rows: emit_accumulate(
             module, f"tile{rows}", TileShape(rows, shape.vectors, lanes), columns, spec.dtype, [(0, 0)],
-            packed_rows=True, adjacent_rows=True,
+            packed_rows=True, adjacent_rows=True, factors=factors,
         )
         for rows in row_counts
     }  # fmt: skip
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
     store = emit_conv_store(module, "store", spec, lanes, finished_pitch, out_at)
-    copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, x_stride)
+    if spec.pairs:
+        copy_row = emit_copy_row_pairs(module, "copy_row", x_stride)
+    else:
+        copy_row = emit_copy_row(module, "copy_row", spec.dtype, lanes, x_stride)
     next_region = emit_next_region(module, "next_region")
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
     groups, ins, outs = names["groups"], names["in_channels"], names["out_channels"]
+    per_step = 2 if spec.pairs else 1  # channels
+    all_steps = f.value(f.ceildiv(ins, per_step)) if spec.pairs else ins
     in_d, in_h, in_w = names["in_d"], names["in_h"], names["in_w"]
     out_d, out_h, out_w = names["out_d"], names["out_h"], names["out_w"]
     in_plane, out_plane = in_d * in_h * in_w, out_d * out_h * out_w
@@ -188,15 +199,16 @@ def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         lines = (count + (shape.rows + lanes) + (64 // item - 1)) // (64 // item)
         pitch = f.value((lines | 1) * (64 // item))
         fitting = names["copy_bytes"] // (f.value(f.maximum(taps, 1)) * pitch * item)
-        channel_step = f.value(f.maximum(f.minimum(fitting, ins), 1))
+        channel_step = f.value(f.maximum(f.minimum(fitting, all_steps), 1))
         row_taps = f.value(f.maximum(taps_of[2], 1))
         plane_taps = f.value(f.maximum(taps_of[1], 1)) * row_taps
         share_begin, share_end = even_share(f, out_blocks, split, splits)
         with f.loop(share_begin, share_end, _WAITING_BLOCKS) as first_block:
             end_block = f.value(f.minimum(first_block + _WAITING_BLOCKS, share_end))
-            with f.loop(0, f.maximum(ins, 1), channel_step) as channel:
-                channels = f.value(f.minimum(channel_step, ins - channel))
-                from_channel = f.at(source, (image_group * ins + channel) * in_plane * item)
+            with f.loop(0, f.maximum(all_steps, 1), channel_step) as channel:
+                channels = f.value(f.minimum(channel_step, all_steps - channel))
+                read = f.value(f.minimum(channels * 2, ins - channel * 2)) if spec.pairs else channels
+                from_channel = f.at(source, (image_group * ins + channel * per_step) * in_plane * item)
 
                 def place(tap: Value) -> list[Value]:
                     """The tap's index along each axis of the kernel."""
@@ -212,7 +224,7 @@ def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                         [
                             f.at(from_channel, (z_in * in_h + y_in) * in_w * item),
                             in_plane * item,
-                            channels,
+                            read,
                             x * x_stride + at[2] * names["dilation_x"] - names["pad_x"],
                             in_w,
                             width,
@@ -225,8 +237,8 @@ def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 with f.loop(first_block, end_block) as number, f.loop(0, f.maximum(taps, 1)) as tap:
                     at = place(tap)
                     index = (at[0] * kernel_y + at[1]) * kernel_x + at[2]
-                    tap_weight = ((group * out_blocks + number) * all_taps + index) * ins + channel
-                    b = f.at(weight, tap_weight * (columns * item))
+                    tap_weight = ((group * out_blocks + number) * all_taps + index) * all_steps + channel
+                    b = f.at(weight, tap_weight * line)
                     a = f.at(scratch, tap * channel_step * pitch * item)
                     held = f.at(waiting, (number - first_block) * (held_rows * columns * item))
                     resume = (channel + tap) > 0
@@ -237,7 +249,7 @@ def emit_regions(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                             to = f.at(held, now * (columns * item))
                             f.call(
                                 tiles[tile_rows],
-                                [f.at(a, now * item), 0, pitch * item, b, columns * item, 0, steps, to, resume],
+                                [f.at(a, now * item), 0, pitch * item, b, line, 0, steps, to, resume],
                             )
                             t.set(now + tile_rows)
             with f.loop(first_block, end_block) as number:

@@ -100,6 +100,7 @@ GENERATORS: tuple[Generator, ...] = (
         lambda spec, target: isinstance(spec, ConvSpec) and spec.method == "regions",
         emit_regions,
         pack_regions,
+        stored=True,
     ),
     Generator(
         "channels",

@@ -17,22 +17,25 @@ from dhc.backends.cpu.contract.winograd_stages import input_tiles, output_tiles
 from dhc.backends.cpu.contract.winograd_transform import TILES, error_bound
 from dhc.backends.cpu.target import CpuTarget
 
-# For tiles of 2 x 2 and 4 x 4: transforming one vector of tiles of a channel, and the outputs of one vector of columns;
+# For each size of tiles: transforming one vector of tiles of a channel, and the outputs of one vector of columns;
 # then what is added as the transformed inputs of a block come to fill half a megabyte, and the outputs two.
-_INPUT_COST, _FAR_INPUT_COST = {2: 150.0, 4: 250.0}, {2: 200.0, 4: 350.0}
-_OUTPUT_COST, _FAR_OUTPUT_COST = {2: 700.0, 4: 1200.0}, {2: 800.0, 4: 1500.0}
+_INPUT_COST, _FAR_INPUT_COST = {2: 150.0, 4: 250.0, 6: 800.0}, {2: 200.0, 4: 350.0, 6: 700.0}
+_OUTPUT_COST, _FAR_OUTPUT_COST = {2: 700.0, 4: 1200.0, 6: 2200.0}, {2: 800.0, 4: 1500.0, 6: 2200.0}
 _FAR_INPUT_BYTES, _FAR_OUTPUT_BYTES = 512 * 1024, 2048 * 1024
 _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.85  # of the limit that register tiles reach
 # Weights that a step brings in, where they may still lie in a cache, and from memory.
 _BYTES_PER_STEP, _BYTES_PER_STEP_FROM_MEMORY, _CACHED_BYTES = 16.0, 8.0, 8 << 20
 _MARGIN = 1.1
+# Larger tiles are taken for a clear gain: their errors are ten times as large.
+_LARGE_MARGIN = 1.1
 _PAIRS_GAIN = 1.85  # of a plain sum by products of pairs of bf16
 # Sizes that only a run knows: those of a typical image or volume.
 _ASSUMED_SIZE, _ASSUMED_DEPTH = 64, 16
 MOST_ERROR = 2.0**-5
 """Bound of errors, relative to max|input| * sum|weights| as `error_bound` counts, beyond which smaller tiles are taken:
-sums of over 3,300 terms do without tiles of 4 x 4, of over 32,000 without the method. Typical errors are thousands of
-times smaller than the bound: about 1.5e-7 * sqrt(terms) of the largest result."""
+sums of over 310 terms do without tiles of 6 x 6, of over 3,300 without those of 4 x 4, of over 32,000 without the method.
+Typical errors are thousands of times smaller than the bound: about 1.5e-7 * sqrt(terms) of the largest result, with tiles
+of 6 x 6 1e-6 * sqrt(terms)."""
 
 
 def winograd_tile(
@@ -63,10 +66,12 @@ def winograd_tile(
     }
     if not costs:
         return 0
-    best = min(costs, key=lambda m: costs[m])
-    plain = _direct_cost(spec, target, depth * height * width, width) / (_PAIRS_GAIN if pairs else 1.0)
+    best = min(costs, key=lambda m: costs[m] * (_LARGE_MARGIN if m > 4 else 1.0))
+    plain = _direct_cost(spec, target, depth * height * width, width)
     if finite and pays_regions(spec, target, in_size, out_size):
         plain = min(plain, region_cost(spec, target, in_size, out_size))
+    if pairs:
+        plain /= _PAIRS_GAIN
     margin = 1.0 if pairs else _MARGIN  # besides, pairs round
     return best if costs[best] * margin < plain else 0
 

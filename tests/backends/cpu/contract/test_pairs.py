@@ -35,6 +35,11 @@ for _name, _ways in STORED.items():
         _ways.append(("f16", False))
     if has_pairs(targets.target(_name)):
         _ways += [("bf16", True)] * 3
+REGIONS = [
+    (ConvSpec(301, 40, (3, 3), dilation=(9, 9), pad_begin=(9, 9), bias=True, method="regions"), (17, 19), (17, 19)),
+    (ConvSpec(7, 33, (2, 3, 3), dilation=(1, 5, 6), pad_begin=(1, 5, 6), method="regions"), (4, 7, 11), (5, 7, 11)),
+    (ConvSpec(9, 18, (5,), (2,), (4,), (8,), method="regions"), (21,), (11,)),
+]
 
 
 def stored(spec, storage, pairs):
@@ -73,6 +78,16 @@ def test_many_blocks(case):
             for chosen in (whole, by("channels", whole, out)) if isinstance(spec, ConvSpec) else (whole,):
                 operands = conv_case(chosen, target_name, 2, spatial, out)
                 check(chosen, target_name, *operands, threads=(1, 3))
+
+
+@pytest.mark.parametrize("case", REGIONS, ids=["many_channels", "volume", "strided"])
+def test_regions_of_taps(case):
+    spec, spatial, out = case
+    for target_name in RUNNABLE:
+        for way in dict.fromkeys(STORED[target_name]):
+            chosen = stored(spec, *way)
+            assert registry.select(chosen, targets.target(target_name)).name == "regions"
+            check(chosen, target_name, *conv_case(chosen, target_name, 2, spatial, out), threads=(1, 3))
 
 
 @pytest.mark.skipif(("bf16", True) not in STORED["host"], reason="this machine does not multiply pairs of bf16")
