@@ -72,7 +72,10 @@ class _Plan:
 def _width(spec: ConvSpec, target: CpuTarget) -> TileShape:
     shape = tile_shape(target, spec.dtype, spec.positions)
     tiles = row_tiles(spec.positions, shape.rows)
-    return TileShape(tiles[0][0] if tiles else 1, shape.vectors, shape.lanes)
+    # Few output channels do not come with zeros for many more, which would be read from memory like weights.
+    needed = -(-(spec.out_channels // spec.groups) // shape.lanes)
+    vectors = min(shape.vectors, 1 << max(needed - 1, 0).bit_length())
+    return TileShape(tiles[0][0] if tiles else 1, vectors, shape.lanes)
 
 
 def _in_place(spec: ConvSpec) -> bool:

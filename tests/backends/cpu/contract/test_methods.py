@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -191,6 +192,16 @@ def test_tiles_keep_their_sums_in_registers(method):
     products = [line for line in text.splitlines() if "vfmadd" in line]
     assert sum("%zmm" in line for line in products) >= 24
     assert not [line for line in products if "(%rsp)" in line]
+
+
+@pytest.mark.parametrize("outs", [1, 16, 28, 48, 112])
+def test_few_output_channels_come_with_few_zeros(outs):
+    # The first layer of a squeeze: one position, where reading the weights is all there is to do.
+    spec = ConvSpec(72, outs, (1, 1), method="channels", positions=1)
+    packed = registry.pack_weights(spec, targets.target("x86-64-v4"), np.ones((outs, 72, 1, 1), np.float32))
+    assert packed.size <= 72 * max(16, outs * 4 // 3 + 16)
+    operands = conv_case(spec, "host", 1, (1, 1), (1, 1))
+    check(spec, "host", *operands, threads=(1, 2))
 
 
 def test_masks_let_depthwise_kernels_read_in_place():
