@@ -16,7 +16,7 @@ import pytest
 from dhc.ecvl_ops import io
 from dhc.ecvl_ops.image import Image
 from dhc.errors import DhcError
-from tests.nightly.mutation import Report, run_mutants
+from tests.nightly.mutation import CpuTimeError, Report, run_mutants
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and timers of Linux processes")
 
@@ -167,7 +167,19 @@ def mutant(kind: str, index: int) -> bytes:
 
 
 def attempt(data: bytes, index: int) -> str:
-    """Reads a mutant as the confined process does; ``image`` or the name of dhc's error."""
+    """Reads a mutant as the confined process does; ``image`` or the name of dhc's error.
+
+    Where a codec takes too long, which no check of ours can foresee, the confined process must end in time.
+    """
+    try:
+        return _read(data, index)
+    except CpuTimeError:
+        with pytest.raises(DhcError):
+            io.read(data, limits=LIMITS, window=index % 8 == 1)
+        return "confined"
+
+
+def _read(data: bytes, index: int) -> str:
     try:
         if index % 4 == 0:
             io.probe(data, limits=LIMITS, trusted=True)
@@ -185,6 +197,7 @@ def _check(report: Report, count: int) -> None:
     assert not report.findings, "\n".join(f"mutant({i}): {what}" for i, what in report.findings[:10])
     assert sum(report.outcomes.values()) == count
     assert report.outcomes["image"] > count // 50
+    assert report.outcomes["confined"] <= count // 1000
 
 
 @pytest.mark.parametrize("kind", FORMATS)

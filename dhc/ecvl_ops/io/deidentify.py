@@ -23,6 +23,7 @@ from typing import Any, Union
 from dhc_runtime.errors import ModelError, UnsupportedError, UsageError
 from dhc_runtime.safe_write import write_bytes
 
+from dhc.ecvl_ops.io.codestream import check_frame
 from dhc.ecvl_ops.io.confidentiality import Keep, action_of
 from dhc.ecvl_ops.io.dicom_file import opened, pydicom
 from dhc.ecvl_ops.io.limits import DEFAULT, Limits
@@ -233,6 +234,8 @@ def _blacken(dataset: Any, rectangles: Sequence[Rectangle], where: str) -> None:
         if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
             raise UsageError(f"the rectangle {(top, bottom, left, right)} is not within {rows} x {columns}", where)
     dicom_codecs.install()
+    for number in range(int(dataset.get("NumberOfFrames") or 1)):
+        check_frame(dataset, number, where)
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         dataset.decompress()
     pixels = np.array(dataset.pixel_array)

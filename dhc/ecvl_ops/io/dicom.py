@@ -14,6 +14,7 @@ from dhc_runtime.errors import DhcError, ModelError, UnsupportedError
 
 from dhc.ecvl_ops.image import Image
 from dhc.ecvl_ops.io import dicom_codecs
+from dhc.ecvl_ops.io.codestream import check_frame
 from dhc.ecvl_ops.io.dicom_file import damaged, opened, require_image
 from dhc.ecvl_ops.io.dicom_geometry import Plane, frame_value, numbers, plane, stacked
 from dhc.ecvl_ops.io.formats import Header, Request
@@ -49,6 +50,8 @@ def image_of(dataset: Any, source: Source, limits: Limits, request: Request) -> 
     check_declared(region_shape(part), np.int32, limits, source.name)
     try:
         order = list(header.metadata.get("order") or range(max(frames.stop, 1)))
+        for n in frames:
+            check_frame(dataset, order[n], source.name)
         values = np.stack([_frame(dataset, order[n], request)[inner] for n in frames])
     except (DhcError, MemoryError):
         raise

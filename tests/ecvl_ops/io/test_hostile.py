@@ -223,3 +223,14 @@ def test_errors_travel_whole() -> None:
 
     missing = wire.parse_error(wire.error_fields(MissingExtraError("imaging", "this")))
     assert isinstance(missing, MissingExtraError) and "pip install 'dhc[imaging]'" in str(missing)
+
+
+def test_frames_of_another_size_than_the_file_says_are_refused() -> None:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    for name, at in (("JPEG2000.dcm", b"\xff\x4f\xff\x51"), ("MR_small_jpeg_ls_lossless.dcm", b"\xff\xd8\xff\xf7")):
+        content = bytearray((folder / name).read_bytes())
+        start = content.index(at)
+        # The number of columns, or of rows: high bytes.
+        content[start + (9 if at[1] == 0x4F else 7)] = 0x7F
+        assert "and the file" in refused(bytes(content), ModelError)
