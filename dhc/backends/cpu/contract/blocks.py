@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from dhc.backends.cpu.contract.tile import TileShape
 from dhc.backends.cpu.llvm.builder import Function, Int, Value, Variable
 
+# With so many tiles for each thread, copying the rows once more is little beside what is computed with them.
+_TILES_TO_COPY_TWICE = 4
+
 
 def digits(index: Value, *sizes: Value) -> list[Value]:
     """The coordinates of a flat index, fastest axis first; what is left of it comes last."""
@@ -80,7 +83,7 @@ class RowBlocks:
 
 def row_blocks(
     f: Function, shape: TileShape, item: int, halo: int, span: int, *, room: Value, cap: Value, width: Value,
-    rows: Sequence[Value], plane_rows: Value, planes: Value, nthreads: Value,
+    rows: Sequence[Value], plane_rows: Value, planes: Value, nthreads: Value, tiles: Value,
 ) -> RowBlocks:  # fmt: skip
     """Chooses blocks and evens them out over the threads.
 
@@ -97,6 +100,7 @@ def row_blocks(
         plane_rows: rows of a plane, which blocks do not cross.
         planes: number of planes.
         nthreads: number of threads.
+        tiles: register tiles of all output channels.
     """
     columns, lanes = shape.columns, shape.lanes
     widest = f.value(f.minimum(room // (halo + 1), cap)) - span
@@ -111,6 +115,11 @@ def row_blocks(
     r_fitting = f.minimum(room // pitch_row - halo, f.value(f.maximum(1, cap // pitch_row)))
     r_blocks = f.value(f.ceildiv(plane_rows, f.maximum(1, r_fitting)))
     uneven = (plane_rows >= nthreads) & (planes < nthreads)
+    # Some rows of a small map may take as many vectors as all of them: then threads divide the output channels.
+    all_rows = f.value(f.ceildiv(plane_rows * pitch_row, lanes)) * f.value(f.ceildiv(tiles, nthreads))
+    some_rows = f.value(f.ceildiv(f.value(f.ceildiv(plane_rows, nthreads)) * pitch_row, lanes)) * tiles
+    small = r_blocks.equals(1) & (tiles >= nthreads * _TILES_TO_COPY_TWICE) & clearly_less(all_rows, some_rows)
+    uneven = uneven & f.value(small).equals(0)
     r_blocks = f.select(uneven, f.ceildiv(r_blocks, nthreads) * nthreads, r_blocks)
     r_size = f.value(f.maximum(1, f.ceildiv(plane_rows, f.maximum(r_blocks, 1))))
     r_blocks = f.value(f.ceildiv(plane_rows, r_size))

@@ -108,7 +108,7 @@ def emit_transposed(spec: ConvTransposeSpec, target: CpuTarget) -> KernelCode:
         cap = f.value(f.maximum(8 * columns, f.const(target.l1_bytes * 3 // 4 // item) // copied_rows))
         chosen = row_blocks(
             f, plan.shape, item, halo, span, room=room, cap=cap, width=t_w, rows=(t_d, t_h), plane_rows=t_h,
-            planes=t_d, nthreads=nthreads,
+            planes=t_d, nthreads=nthreads, tiles=tile_total,
         )  # fmt: skip
         x_size, r_size, pitch_row, pitch = chosen.x_size, chosen.r_size, chosen.pitch_row, chosen.pitch
         blocks = f.value(names["batch"] * groups * t_d * chosen.r_blocks * chosen.x_blocks)

@@ -156,7 +156,7 @@ def emit_window(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget) -> Kernel
         plane_rows, planes = (t_h, size[0]) if halo else (t_rows, f.const(1))
         chosen = row_blocks(
             f, shape, item, halo, span, room=row_room, cap=cap, width=t_w, rows=(t_rows,), plane_rows=plane_rows,
-            planes=planes, nthreads=nthreads,
+            planes=planes, nthreads=nthreads, tiles=tile_total,
         )  # fmt: skip
         x_size, r_size, pitch_row, pitch = chosen.x_size, chosen.r_size, chosen.pitch_row, chosen.pitch
         # Channels, or pairs of them, of a block: all, or as many as the copied columns leave room for.

@@ -332,6 +332,8 @@ LARGER = [
     (ConvTransposeSpec(40, 24, (3, 3), stride=(2, 2), pad_begin=(1, 1), groups=2), (33, 50), (65, 99)),
     (ConvTransposeSpec(20, 30, (4, 4), stride=(2, 2), pad_begin=(1, 1), narrow=True), (8, 8), (16, 16)),
     (ConvSpec(900, 30, (1, 1), groups=2), (23, 31), (23, 31)),
+    (ConvTransposeSpec(40, 150, (4, 4), stride=(2, 2), pad_begin=(1, 1)), (4, 4), (8, 8)),
+    (ConvSpec(20, 170, (3, 3), pad_begin=(1, 1), narrow=True), (5, 6), (5, 6)),
     (ConvTransposeSpec(1, 1, (16,), stride=(8,)), (300,), (2408,)),
 ]
 
