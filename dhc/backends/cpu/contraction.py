@@ -14,7 +14,7 @@ import numpy as np
 from dhc.backends.cpu.contract import registry as generators
 from dhc.backends.cpu.contract.epilogue import Epilogue
 from dhc.backends.cpu.contract.filtering import Filtering, filtering
-from dhc.backends.cpu.contract.matmul import rows_beyond_tiles
+from dhc.backends.cpu.contract.matmul import rows_beyond_tiles, steps_to_copy
 from dhc.backends.cpu.contract.matmul_pairs import takes_pairs
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec
 from dhc.backends.cpu.epilogue import PlannedEpilogue, plan_epilogue
@@ -218,6 +218,7 @@ def _plan_matmul(
         epilogue=planned.epilogue or Epilogue(),
         storage="" if rounding is None else storage,
         last_rows=rows_beyond_tiles(m, target, node.result.dtype.name),
+        copied_steps=steps_to_copy((m, n, k), target, node.result.dtype.name) if packed and not transpose_a else 0,
     )
     sizes = (*batch, m, n, k, *a_strides, *b_strides)
     chosen, described = methods.choose(Layer(spec, sizes), target)

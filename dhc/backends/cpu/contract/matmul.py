@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from dhc.backends.cpu.contract.blocks import clearly_less, divided
 from dhc.backends.cpu.contract.factors import Factors
 from dhc.backends.cpu.contract.finished_tile import emit_finished_tile, is_light
-from dhc.backends.cpu.contract.packing import emit_pack, emit_widen
+from dhc.backends.cpu.contract.packing import emit_copy_rows, emit_pack, emit_widen
 from dhc.backends.cpu.contract.packing import transpose_block as transpose_block
 from dhc.backends.cpu.contract.spec import KERNEL, KernelCode, MatmulSpec, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, emit_store, even_share, tile_shape
 from dhc.backends.cpu.llvm.builder import ITEM_BYTES, Function, Int, Module, Value
 from dhc.backends.cpu.target import CpuTarget
 from dhc.ir.dtypes import dtype as as_dtype
+from dhc.ir.symbols import Dim
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +43,26 @@ PARAMS = (
     "b_stride2",
 )
 
+_PANELS_FOR_A_COPY = 4  # fewer panels read a copy of rows too seldom
+_LINE, _WAYS = 64, 8  # bytes of a cache line, lines that share a set of the first-level cache
+
 
 def rows_beyond_tiles(rows: object, target: CpuTarget, dtype: str) -> int:
     """``last_rows`` of a spec for a number of rows, known or not."""
     return rows % tile_shape(target, dtype).rows if isinstance(rows, int) else 0
+
+
+def steps_to_copy(sizes: tuple[Dim, Dim, Dim], target: CpuTarget, dtype: str) -> int:
+    """``copied_steps`` of a spec for sizes (m, n, k), known or not: for rows that share their sets of the cache."""
+    rows, columns, steps = sizes
+    shape = tile_shape(target, dtype)
+    if not isinstance(steps, int) or not isinstance(rows, int) or min(rows, steps) < shape.rows:
+        return 0
+    if isinstance(columns, int) and columns <= _PANELS_FOR_A_COPY * shape.columns:
+        return 0
+    apart = steps * ITEM_BYTES[dtype]
+    fits = (apart + _LINE) * shape.rows <= target.l2_bytes // 4
+    return steps if apart % (target.l1_bytes // _WAYS) == 0 and fits and shape.rows > _WAYS else 0
 
 
 def pack_b(spec: MatmulSpec, target: CpuTarget, b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -107,8 +124,11 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     widen = emit_widen(module, "widen", spec.storage, shape) if spec.storage else None
     pack = None if spec.packed_b else emit_pack(module, "pack", spec.dtype, shape, spec.transpose_b)
     with_scratch = not spec.packed_b or bool(spec.storage)
+    copied_stride = spec.copied_steps * item + _LINE if spec.copied_steps else 0
+    copy = emit_copy_rows(module, "copy_rows", spec.dtype, shape.lanes) if copied_stride else None
+    scratch_bytes = (pack_bytes if with_scratch else 0) + copied_stride * shape.rows
     bias_kind = {"none": "none", "n": "column", "m": "row"}[spec.bias]
-    buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=with_scratch)
+    buffers = buffer_names("a", "b", spec.bias != "none", spec.epilogue, scratch=scratch_bytes > 0)
     ending: dict[str, Any] = {
         "bias": bias_kind,
         "bias_buffer": 2,
@@ -135,7 +155,9 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS)}
     m, n, k, tid, nthreads = names["m"], names["n"], names["k"], f.argument("tid"), f.argument("nthreads")
     a_base, b_base = f.pointer_argument(0), f.pointer_argument(1)
-    scratch = f.at(f.pointer_argument(buffers.index("scratch")), tid * pack_bytes) if with_scratch else None
+    own = f.at(f.pointer_argument(buffers.index("scratch")), tid * scratch_bytes) if scratch_bytes else None
+    scratch = own if with_scratch else None
+    copied = f.at(own, scratch_bytes - copied_stride * shape.rows) if own is not None and copied_stride else None
     sums = f.stack(shape.rows * columns * item)
     row_stride, step_stride = (f.const(item), m * item) if spec.transpose_a else (k * item, f.const(item))
 
@@ -210,12 +232,12 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             rows: int,
             row: Value,
             panel: Value,
-            a: Value = a,
+            a_tile: Value,
+            row_stride: Value,
             b: Value = b,
             first_panel: Value = first_panel,
             out_start: Value = out_start,
         ) -> None:
-            a_tile = f.at(a, row * row_stride)
             place, column = out_start + row * n + panel * columns, panel * columns
             width = f.value(f.minimum(columns, n - column))
 
@@ -287,10 +309,15 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
             rows: int,
             row: Value,
             panel_range: tuple[Value, Value] = (first_panel, last_panel),
-            body: Callable[[int, Value, Value], None] = run_tile,
+            body: Callable[..., None] = run_tile,
+            a: Value = a,
         ) -> None:
+            rows_at = (f.at(a, row * row_stride), row_stride)
+            if copy is not None and copied is not None and rows > _WAYS:
+                f.call(copy, [*rows_at, spec.copied_steps, rows, copied, copied_stride])
+                rows_at = (copied, f.const(copied_stride))
             with f.loop(*panel_range) as panel:
-                body(rows, row, panel)
+                body(rows, row, panel, *rows_at)
 
         row = f.variable("i64", first_row)
         for rows in row_counts:
@@ -298,4 +325,4 @@ def emit_matmul(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
                 over_panels(rows, row.get())
                 row.set(row.get() + rows)
     f.ret(0)
-    return finished(module, target, "matmul", buffers, PARAMS, pack_bytes if with_scratch else 0)
+    return finished(module, target, "matmul", buffers, PARAMS, scratch_bytes)

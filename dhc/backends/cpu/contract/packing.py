@@ -102,3 +102,22 @@ def emit_widen(module: Module, name: str, storage: str, shape: TileShape) -> Fun
         f.store(value, f.at(f.argument("to"), i * (shape.lanes * 4)), shape.lanes * 4)
     f.ret()
     return f
+
+
+def emit_copy_rows(module: Module, name: str, dtype: str, lanes: int) -> Function:
+    """Writes ``void copy(from, from_stride, count, rows, to, to_stride)``: rows of whole vectors, ``count`` elements."""
+    item, vector = ITEM_BYTES[dtype], f"<{lanes} x {ELEMENT[dtype]}>"
+    f = module.function(
+        name,
+        "void",
+        (
+            *(("ptr", "from"), ("i64", "from_stride"), ("i64", "count"), ("i64", "rows"), ("ptr", "to")),
+            ("i64", "to_stride"),
+        ),
+    )
+    with f.loop(0, f.argument("rows")) as r:
+        source, target = (f.at(f.argument(x), r * f.argument(f"{x}_stride")) for x in ("from", "to"))
+        with f.loop(0, f.argument("count") * item, lanes * item) as byte:
+            f.store(f.load(vector, f.at(source, byte), item), f.at(target, byte), item)
+    f.ret()
+    return f

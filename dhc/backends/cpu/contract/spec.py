@@ -65,6 +65,8 @@ class MatmulSpec:
         storage: how a packed ``b`` of f32 is stored: "" as it is, else ``bf16`` or ``f16``, widened in registers.
         last_rows: rows beyond whole register tiles where the number of rows is known: they get a tile of their own. A
             matter of speed, never of results' validity; 0: none or unknown.
+        copied_steps: k where it is known and the rows of ``a``, so far apart, would displace each other in the
+            first-level cache: a tile then reads a copy of its rows; 0: they are read in place.
     """
 
     dtype: str = "f32"
@@ -75,6 +77,7 @@ class MatmulSpec:
     epilogue: Epilogue = field(default_factory=Epilogue)
     storage: str = ""
     last_rows: int = 0
+    copied_steps: int = 0
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
@@ -82,6 +85,8 @@ class MatmulSpec:
             raise UsageError(f"matmul bias is none, n or m, not {self.bias}")
         if self.storage and (self.storage not in ("bf16", "f16") or self.dtype != "f32" or not self.packed_b):
             raise UsageError(f"only a packed b of f32 is stored in bf16 or f16, not as {self.storage}")
+        if self.copied_steps and (self.transpose_a or not self.packed_b):
+            raise UsageError("rows are copied where a is read as it is and b is packed")
 
     def text(self) -> str:
         """Canonical text."""
@@ -90,6 +95,7 @@ class MatmulSpec:
             f"packed_b={int(self.packed_b)} bias={self.bias} epilogue=[{self.epilogue.text()}]"
             + (f" storage={self.storage}" if self.storage else "")
             + (f" last_rows={self.last_rows}" if self.last_rows else "")
+            + (f" copied_steps={self.copied_steps}" if self.copied_steps else "")
         )
 
 

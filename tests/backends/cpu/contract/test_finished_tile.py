@@ -55,6 +55,25 @@ def test_last_rows_are_a_matter_of_speed(m: int) -> None:
     assert [matmul.rows_beyond_tiles(rows, target, "f32") for rows in (197, 24, "symbol")] == [5, 0, 0]
 
 
+@pytest.mark.parametrize("m", [12, 29])
+def test_rows_that_collide_are_copied(m: int) -> None:
+    """Rows of 4096 bytes share their sets of the first-level cache: copies further apart give the same bits."""
+    rng, k, n = np.random.default_rng(m), 1024, 150
+    a, b = rng.standard_normal((m, k)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
+    target = targets.host_target()
+    assert matmul.steps_to_copy((m, n, k), targets.target("x86-64-v4"), "f32") == k
+    for sizes in ((m, 128, k), (m, n, k + 8), (11, n, k), ("M", n, k), (m, n, "K"), (m, n, 1 << 20)):
+        assert matmul.steps_to_copy(sizes, targets.target("x86-64-v4"), "f32") == 0  # type: ignore[arg-type]
+    params = dict.fromkeys(matmul.PARAMS, 0) | {"batch0": 1, "batch1": 1, "batch2": 1, "m": m, "n": n, "k": k}
+    found = []
+    for steps, threads in ((k, 1), (k, 2), (k, 7), (0, 1)):
+        spec = MatmulSpec(packed_b=True, last_rows=m % 12, copied_steps=steps)
+        operands = {"a": a, "b": matmul.pack_b(spec, target, b)}
+        found.append(run(spec, "host", operands, params, (m, n), threads))
+    np.testing.assert_allclose(found[0], a @ b, rtol=1e-4, atol=1e-4)
+    assert len({each.tobytes() for each in found}) == 1
+
+
 def test_long_epilogues_stand_once() -> None:
     class Long(ep.Epilogue):
         def emit(self, context: ep.EpilogueContext, value: object) -> object:
