@@ -33,9 +33,9 @@ _PAIRS_GAIN = 1.85  # of a plain sum by products of pairs of bf16
 _ASSUMED_SIZE, _ASSUMED_DEPTH = 64, 16
 MOST_ERROR = 2.0**-5
 """Bound of errors, relative to max|input| * sum|weights| as `error_bound` counts, beyond which smaller tiles are taken:
-sums of over 310 terms do without tiles of 6 x 6, of over 3,300 without those of 4 x 4, of over 32,000 without the method.
-Typical errors are thousands of times smaller than the bound: about 1.5e-7 * sqrt(terms) of the largest result, with tiles
-of 6 x 6 1e-6 * sqrt(terms)."""
+sums of over 310 terms do without tiles of 6 x 6, of over 3,300 without those of 4 x 4, of over 32,000 without the
+method. Typical errors are thousands of times smaller than the bound: about 1.5e-7 * sqrt(terms) of the largest result,
+with tiles of 6 x 6 1e-6 * sqrt(terms)."""
 
 
 def winograd_tile(
@@ -61,8 +61,9 @@ def winograd_tile(
     if min(depth, height, width) < 1:
         return 0
     terms = spec.in_channels // spec.groups * spec.padded(spec.kernel, 1)[0]
+    near = TILES if spec.dilation[-1] == 1 else TILES[:-1]  # the columns of dilated tiles of 6 x 6 are far apart
     costs = {
-        m: _winograd_cost(spec, target, m, depth, height, width) for m in TILES if error_bound(m, terms) <= MOST_ERROR
+        m: _winograd_cost(spec, target, m, depth, height, width) for m in near if error_bound(m, terms) <= MOST_ERROR
     }
     if not costs:
         return 0

@@ -35,7 +35,7 @@ CONSTANTS = (
 # Tiles of a plane in a block: with 64 channels their transformed inputs and products stay in a second-level cache of
 # 1 MB; with more channels the weights, which are read once for a block, weigh more. Measured, 32 to 128 tiles differ
 # little. At least two vectors.
-_TILES = 64
+_TILES = {2: 64, 4: 64, 6: 48}
 # With no more input channels than these, half as many tiles of a wide map are 2 to 8 % faster.
 _FEW_CHANNELS = 64
 # Wider dilations would need more room for a row of outputs than the first-level cache has.
@@ -107,9 +107,10 @@ def make_plan(spec: ConvSpec, target: CpuTarget) -> WinogradPlan:
     taps = spec.padded(spec.kernel, 1)[0]
     # Neighbouring output planes share transformed inputs, as far as those do not fill too much memory.
     most_planes = 1
-    while taps > 1 and most_planes < 4 and (2 * most_planes + taps - 1) * _TILES * ins * positions * 4 <= _MOST_BYTES:
+    bytes_of_plane = _TILES[m] * ins * positions * 4
+    while taps > 1 and most_planes < 4 and (2 * most_planes + taps - 1) * bytes_of_plane <= _MOST_BYTES:
         most_planes *= 2
-    room = _TILES * (most_planes + taps - 1)
+    room = _TILES[m] * (most_planes + taps - 1)
     plane_bytes = (room * ins + 2 * lanes) * 4
     product_bytes = (room + max(rows) + lanes) * positions * vectors * lanes * 4
     dilation = spec.dilation[-1]
@@ -117,7 +118,7 @@ def make_plan(spec: ConvSpec, target: CpuTarget) -> WinogradPlan:
     return WinogradPlan(
         m, lanes, vectors, rows, total - (slices - 1) * vectors, slices, room, most_planes,
         -(-positions * (plane_bytes + 64) // 64) * 64, -(-product_bytes // 64) * 64,
-        step if step <= _TILES // 2 else dilation,
+        step if step <= 32 else dilation,
     )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def constant_parameters(spec: ConvSpec, plan: WinogradPlan) -> tuple[int, ...]:
     """The values of :data:`CONSTANTS`."""
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     taps, pads = spec.padded(spec.kernel, 1)[0], spec.padded(spec.pad_begin, 0)
-    wide_tiles = _TILES // 2 if ins <= _FEW_CHANNELS else _TILES
+    wide_tiles = 32 if ins <= _FEW_CHANNELS else _TILES[plan.m]
     sizes = (plan.room, plan.most_planes, wide_tiles, plan.input_bytes, plan.input_bytes + plan.product_bytes)
     dilation_z, dilation_y, _ = spec.padded(spec.dilation, 1)
     return (spec.groups, ins, outs, taps, *pads, dilation_z if taps > 1 else 1, dilation_y, *sizes)

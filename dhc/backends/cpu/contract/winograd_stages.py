@@ -8,6 +8,7 @@ vector of outputs is transposed on the way out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from dhc.backends.cpu.contract.copying import emit_copy_row, inside_mask
@@ -18,6 +19,8 @@ from dhc.backends.cpu.contract.winograd_transform import emit_inputs, emit_outpu
 from dhc.backends.cpu.llvm.builder import Function, Module, Value
 
 ITEM = 4  # the transforms are for float32
+# Vectors of outputs of a row that wait to be stored, where fewer would not be whole.
+_MOST_SQUARES = 3
 _LINE = 64  # bytes of a cache line
 
 
@@ -160,7 +163,10 @@ def _dealt(f: Function, row: Sequence[Value], m: int, lanes: int, dilation: int)
     """
     if dilation >= lanes:
         return list(row)
-    if lanes % dilation:
+    if m == 6 and dilation == 1:
+        columns = _dealt_by_six(f, row, lanes)
+        return columns + [f.shuffle(columns[x], row[m], [*range(1, lanes), lanes + x]) for x in range(2)]
+    if lanes % dilation or m == 6:
         tiles = input_tiles(lanes, dilation)
         places = [[(m * (j // dilation) + x) * dilation + j % dilation for j in range(tiles)] for x in range(m + 2)]
         return [_picked(f, row, place, lanes) for place in places]
@@ -182,6 +188,17 @@ def _dealt(f: Function, row: Sequence[Value], m: int, lanes: int, dilation: int)
         end = range(lanes + x * dilation % lanes, lanes + x * dilation % lanes + dilation)
         following.append(f.shuffle(columns[x], row[m + x * dilation // lanes], [*range(dilation, lanes), *end]))
     return columns + following
+
+
+def _dealt_by_six(f: Function, row: Sequence[Value], lanes: int) -> list[Value]:
+    """Element ``6 * j + x`` of six vectors as element ``j`` of vector ``x``: evens and odds first, then every third."""
+    columns: dict[int, Value] = {}
+    for odd in (0, 1):
+        picks = range(odd, 2 * lanes, 2)
+        halves = [f.shuffle(a, b, picks) for a, b in zip(row[:6:2], row[1:6:2], strict=True)]
+        for x in range(3):
+            columns[2 * x + odd] = _picked(f, halves, [3 * j + x for j in range(lanes)], lanes)
+    return [columns[x] for x in range(6)]
 
 
 def _picked(f: Function, vectors: Sequence[Value], places: Sequence[int], lanes: int) -> Value:
@@ -208,8 +225,10 @@ def _picked(f: Function, vectors: Sequence[Value], places: Sequence[int], lanes:
 
 
 def output_tiles(m: int, lanes: int, dilation: int) -> int:
-    """How many tiles the output stage takes at a time: whole columns of phases, at least a vector of outputs."""
-    return -(-lanes // (m * dilation)) * dilation
+    """How many tiles the output stage takes at a time: whole columns of phases, if possible whole vectors."""
+    width = m * dilation
+    whole = math.lcm(lanes, width)
+    return (whole if whole <= _MOST_SQUARES * lanes else -(-lanes // width) * width) // m
 
 
 def emit_output_stage(

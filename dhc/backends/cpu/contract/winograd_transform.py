@@ -7,7 +7,8 @@ Convolutional Neural Networks (2016).
 
 The points are symmetric (0, +-a, +-b), so that a pair shares its products. For ``m = 4`` they are 0, +-sqrt(1/2),
 +-sqrt(2): with a * b = 1 the entries of the matrices lie nearer to 1 than for the usual 0, +-1, +-2, and rounding
-errors are a quarter of theirs.
+errors are a quarter of theirs. For ``m = 6`` they are 0, +-1/2, +-1, +-2, which magnify errors least: ten times as much
+as those of ``m = 4``.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from dhc.backends.cpu.llvm.builder import Function, Value
 if TYPE_CHECKING:
     import numpy as np
 
-TILES = (2, 4)
+TILES = (2, 4, 6)
 """Sizes of output tiles that there are transforms for."""
 
-_POINTS = {2: (1.0,), 4: (math.sqrt(0.5), math.sqrt(2.0))}
+_POINTS = {2: (1.0,), 4: (math.sqrt(0.5), math.sqrt(2.0)), 6: (0.5, 1.0, 2.0)}
 _TAPS = 3
 
 
@@ -80,7 +81,7 @@ def amplification(m: int) -> float:
     """How much more than a plain sum the transforms can magnify a rounding error, relative to ``max|d| * sum|g|``.
 
     The largest ``|A^T| (|G| |g| * |B^T| |d|)`` for ``|d| <= 1`` and ``sum|g| = 1``, squared for two dimensions; it does
-    not depend on data. 4 x 4 tiles: 157, 2 x 2 tiles: 16. Errors of typical data are far below the bound.
+    not depend on data. 6 x 6 tiles: 1565, 4 x 4: 157, 2 x 2: 16. Errors of typical data are far below the bound.
     """
     outputs, taps, inputs = (abs(matrix) for matrix in matrices(m))
     return float((outputs @ (taps * inputs.sum(axis=1)[:, None])).max()) ** 2
@@ -93,9 +94,9 @@ def error_bound(m: int, terms: int) -> float:
         m: size of the output tiles.
         terms: length of the sums in the transformed domain: input channels of a group, times taps in z.
     """
-    # A sum of n products has at most n roundings; a transform of one dimension at most 4, and there are 2 of the inputs
-    # and 2 of the outputs; the transformed weights are rounded once; bias and store twice more.
-    return amplification(m) * (terms + 4 * 4 + 3) * 2.0**-24
+    # A sum of n products has at most n roundings; a transform of one dimension at most 4 (5 for 6 outputs), and there
+    # are 2 of the inputs and 2 of the outputs; the transformed weights are rounded once; bias and store twice more.
+    return amplification(m) * (terms + 4 * (4 if m < 6 else 5) + 3) * 2.0**-24
 
 
 def emit_inputs(f: Function, m: int, values: Sequence[Value]) -> list[Value]:
@@ -107,21 +108,22 @@ def emit_inputs(f: Function, m: int, values: Sequence[Value]) -> list[Value]:
             return f.binary("fadd", addend, value) if factor > 0 else f.binary("fsub", addend, value)
         return f.fma(value, f.constant(factor, type_), addend)
 
+    def combined(coefficients: Sequence[float], terms: Sequence[Value]) -> Value:
+        """The sum of coefficients times every other value; the last coefficient is 1."""
+        total = terms[2 * len(coefficients) - 2]
+        for coefficient, value in zip(coefficients[:-1], terms[::2], strict=False):
+            total = times(value, coefficient, total)
+        return total
+
     squares = [p * p for p in _POINTS[m]]
-    if m == 2:
-        (a,), (d0, d1, d2, d3) = squares, values
-        pairs = [(d2, d1, 1.0)]
-        first, last = times(d0, -a, d2), times(d1, -a, d3)
-    else:
-        (a, b), (d0, d1, d2, d3, d4, d5) = squares, values
-        # Even and odd parts of the rows of +-p: what the other pair's points leave.
-        pairs = [
-            (times(d2, -other, d4), times(d1, -other, d3), p) for other, p in ((b, _POINTS[4][0]), (a, _POINTS[4][1]))
-        ]
-        first = times(d2, -(a + b), times(d0, _clean(a * b), d4))
-        last = times(d3, -(a + b), times(d1, _clean(a * b), d5))
-    middle = [times(odd, sign * p, even) for even, odd, p in pairs for sign in (1.0, -1.0)]
-    return [first, *middle, last]
+    middle = []
+    for p in _POINTS[m]:
+        # Even and odd parts of the rows of +-p: what the other pairs' points leave.
+        others = _with_roots([square for square in squares if square != p * p])
+        even, odd = combined(others, values[2:]), combined(others, values[1:])
+        middle += [times(odd, sign * p, even) for sign in (1.0, -1.0)]
+    every = _with_roots(squares)
+    return [combined(every, values), *middle, combined(every, values[1:])]
 
 
 def emit_outputs(f: Function, m: int, values: Sequence[Value]) -> list[Value]:
@@ -146,6 +148,15 @@ def emit_outputs(f: Function, m: int, values: Sequence[Value]) -> list[Value]:
         assert total is not None
         results.append(f.binary("fadd", total, values[-1]) if power == m - 1 else total)
     return results
+
+
+def _with_roots(roots: Sequence[float]) -> list[float]:
+    """Coefficients of the polynomial with these roots, that of the highest power (1) last."""
+    coefficients = [1.0]
+    for root in roots:
+        shifted = [0.0, *coefficients]
+        coefficients = [a - root * b for a, b in zip(shifted, [*coefficients, 0.0], strict=True)]
+    return [_clean(coefficient) for coefficient in coefficients]
 
 
 def _clean(value: float) -> float:
