@@ -7,6 +7,7 @@ bits are kept one value per byte in memory and only packed inside artifacts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,10 +167,17 @@ def dtype(spec: str | DType | np.dtype[Any] | type) -> DType:
         return spec
     if isinstance(spec, str) and spec in ALL:
         return ALL[spec]
-    found = np.dtype(spec)
-    if found.kind in "OUS":
+    found = _of_numpy(np.dtype(spec))
+    if found is None:
+        raise TypeError(f"no dhc element type corresponds to {spec!r}; known: {', '.join(ALL)}")
+    return found
+
+
+@functools.cache
+def _of_numpy(described: np.dtype[Any]) -> DType | None:
+    if described.kind in "OUS":
         return string
     for candidate in ALL.values():
-        if candidate not in SUB_BYTE and candidate.kind != "s" and candidate.storage.rstrip("_") == found.name:
+        if candidate not in SUB_BYTE and candidate.kind != "s" and candidate.storage.rstrip("_") == described.name:
             return candidate
-    raise TypeError(f"no dhc element type corresponds to {spec!r}; known: {', '.join(ALL)}")
+    return None
