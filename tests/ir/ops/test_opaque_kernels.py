@@ -81,6 +81,7 @@ def test_plain_python_gives_the_reference(op: OpDef, pieces: int) -> None:
             check(example, op.kind.function, pieces)
 
 
+@pytest.mark.nightly  # in every run, tests/backends/cpu/numba compiles the same functions as the CPU target does
 @pytest.mark.parametrize("op", FLAT, ids=lambda op: op.name)
 def test_numba_gives_the_reference(op: OpDef) -> None:
     for example in examples_for(op):
