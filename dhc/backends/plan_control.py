@@ -9,8 +9,9 @@ import numpy as np
 
 from dhc_runtime.errors import CompileError
 
+from dhc.ir.copying import inline
 from dhc.ir.dtypes import boolean, i64
-from dhc.ir.graph import Graph, Node, Value, inline
+from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.symbols import sym
 from dhc.ir.types import TensorType
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dhc.ir.graph import Graph, Node, Value, copy_node
+from dhc.ir.copying import copy_node
+from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.types import TensorType
 
 Check = Callable[[Graph, dict[str, Any]], bool]

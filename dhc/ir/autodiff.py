@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dhc_runtime.errors import DhcError, TypeMismatchError
 
 from dhc.ir.builder import Builder
+from dhc.ir.copying import inline
 from dhc.ir.dtypes import COMPLEX, FLOATS
-from dhc.ir.graph import Graph, Node, Value, inline
+from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.kinds import Composite
 from dhc.ir.op import Call, NotDifferentiable
 from dhc.ir.types import TensorType

@@ -7,7 +7,7 @@ A graph's nodes form a linked list in topological order, so iterating while eras
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -454,14 +454,9 @@ class Graph:
 
     def clone(self, name: str | None = None) -> Graph:
         """A deep copy: nodes, regions and values are new, constants' arrays are shared."""
-        copy = Graph(self.name if name is None else name)
-        copy.metadata = dict(self.metadata)
-        copy._fresh = self._fresh
-        mapping: dict[Value, Value] = {v: copy.add_input(v.name, v.type) for v in self._inputs}
-        for node in self:
-            copy_node(node, copy, mapping)
-        copy.output(*(mapping[v] for v in self._outputs), names=self.output_names)
-        return copy
+        from dhc.ir.copying import clone
+
+        return clone(self, self.name if name is None else name)
 
     def compile(self, *targets: str, **options: Any) -> Any:
         """Compiles the graph and opens a session: ``graph.compile("cpu")(x)``.
@@ -501,32 +496,3 @@ class _Insertion:
 
     def __exit__(self, *_: object) -> None:
         self._graph._anchor = self._before
-
-
-def copy_node(node: Node, target: Graph, mapping: dict[Value, Value]) -> Node:
-    """Copies a node into `target`, its operands taken from `mapping`, its results added to it."""
-    copied = Node(
-        target,
-        node.op,
-        [mapping[v] for v in node.operands],
-        node.attrs,
-        [region.clone() for region in node.regions],
-        [r.type for r in node.results],
-        node.location,
-        [r.name for r in node.results],
-    )
-    for region in copied.regions:
-        region.parent = target
-    copied.device = node.device
-    target._link(copied, target._anchor)
-    for old, new in zip(node.results, copied.results):
-        mapping[old] = new
-    return copied
-
-
-def inline(graph: Graph, target: Graph, operands: Iterable[Value]) -> list[Value]:
-    """Copies the body of `graph` into `target` at its insertion point and returns the values of its outputs."""
-    mapping = dict(zip(graph.inputs, operands))
-    for node in graph:
-        copy_node(node, target, mapping)
-    return [mapping[v] for v in graph.outputs]

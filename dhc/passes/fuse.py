@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dhc.ir import registry
+from dhc.ir.copying import copy_node
 from dhc.ir.dtypes import f32, f64
-from dhc.ir.graph import Graph, Node, Value, copy_node
+from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.kinds import Contract, Elementwise, Map, Reduce
 from dhc.ir.location import Location
 from dhc.ir.op import Call

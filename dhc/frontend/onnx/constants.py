@@ -36,7 +36,8 @@ def evaluate_constant(value: Value) -> np.ndarray | None:
     nodes = _constant_nodes(value)
     if nodes is None:
         return None
-    from dhc.ir.graph import Graph, copy_node
+    from dhc.ir.copying import copy_node
+    from dhc.ir.graph import Graph
 
     graph = Graph("constant")
     mapping: dict[Value, Value] = {}

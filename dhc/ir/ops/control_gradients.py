@@ -9,8 +9,9 @@ from dhc_runtime.errors import DhcError
 
 from dhc.ir.autodiff import carries_gradient, region_gradient
 from dhc.ir.builder import Builder
+from dhc.ir.copying import inline
 from dhc.ir.dtypes import boolean, i64
-from dhc.ir.graph import Graph, Node, Value, inline
+from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.op import Call
 from dhc.ir.ops.control import scan_layout
 from dhc.ir.types import TensorType

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dhc.ir.builder import Builder
-from dhc.ir.graph import Graph, Node, Value, copy_node, inline
+from dhc.ir.copying import copy_node, inline
+from dhc.ir.graph import Graph, Node, Value
 from dhc.ir.symbols import Dim, free_symbols, sym
 from dhc.ir.types import TensorType
 from dhc.passes.base import Refusal

@@ -53,7 +53,7 @@ def align_captures(bodies: list[tuple[Graph, Scope]]) -> list[Value]:
 
 def _with_captures(graph: Graph, scope: Scope, captured: dict[Value, str]) -> Graph:
     """The same body taking exactly `captured`, in that order."""
-    from dhc.ir.graph import copy_node
+    from dhc.ir.copying import copy_node
 
     own = {scope.captures[v.name]: v for v in graph.inputs if v.name in scope.captures}
     rebuilt = Graph(graph.name, parent=graph.parent)

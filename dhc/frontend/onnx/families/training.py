@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dhc.frontend.onnx.context import NodeContext
 from dhc.frontend.onnx.handlers import onnx_op
 from dhc.ir.autodiff import carries_gradient, region_gradient
-from dhc.ir.graph import Graph, Node, Value, copy_node
+from dhc.ir.copying import copy_node
+from dhc.ir.graph import Graph, Node, Value
 
 _DOMAIN = "ai.onnx.preview.training"
 
