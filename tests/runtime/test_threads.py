@@ -290,6 +290,20 @@ def test_pinned_threads_stay_on_their_cpus_and_the_caller_is_put_back(artifact: 
             assert sorted(os.sched_getaffinity(0)) == usable
 
 
+def test_helpers_keep_off_the_callers_cpu_where_there_are_enough(artifact: bytes, all_threads: None) -> None:
+    usable = os.sched_getaffinity(0)
+    for threads in (2, len(usable) + 1):
+        others = set(threading.enumerate())
+        with dhc_runtime.load(artifact, threads=threads) as session:
+            session.run(np.ones((100, 4), np.float32))
+            made = [t for t in threading.enumerate() if t.name.startswith("dhc-") and t not in others]
+            masks = [os.sched_getaffinity(t.native_id or 0) for t in made]
+            left_out = [usable - mask for mask in masks]
+            assert len(made) == threads - 1
+            assert [len(cpus) for cpus in left_out] == [int(threads <= len(usable))] * len(made)
+            assert os.sched_getaffinity(0) == usable
+
+
 @pytest.mark.parametrize("pin", [[0], [0, 100_000], "two", [0.5, 1]])
 def test_wrong_pins_are_refused(artifact: bytes, pin: object) -> None:
     with pytest.raises(UsageError, match="pin"):
