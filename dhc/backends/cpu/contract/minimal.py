@@ -9,7 +9,7 @@ A thread takes blocks of tiles. For a block it
 
 1. transforms the inputs of all channels to scratch memory, ``V[position][z plane][channel][phase][tile]``;
 2. for each slice of output channels (the vectors of one register tile): multiplies, for each position, tiles x sums by
-   sums x output channels, to ``M[tile][position][output channel]``;
+   sums x output channels, to ``M[tile][position][output channel]`` (few output channels: :mod:`.minimal_narrow`);
 3. transforms the products of the slice to outputs, with bias and epilogue.
 
 Weights are transformed and laid out at compile time; each is read once for a plane of a block. Each result is one sum
@@ -20,6 +20,7 @@ of a plain sum.
 from __future__ import annotations
 
 from dhc.backends.cpu.contract.blocks import digits, split_count
+from dhc.backends.cpu.contract.minimal_narrow import emit_narrow_finish, emit_narrow_products
 from dhc.backends.cpu.contract.minimal_plan import CONSTANTS, constant_parameters, make_plan
 from dhc.backends.cpu.contract.minimal_stages import ITEM, emit_input_stage, emit_output_stage
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
@@ -41,29 +42,33 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     lanes, positions, columns = plan.lanes, plan.positions, plan.width
     (tile_y, _), (tile_x, _) = plan.rows, plan.columns
     group_tiles = lanes // tile_x  # tiles whose outputs are one vector
-    widths = sorted({plan.vectors, plan.last_vectors}, reverse=True)
-    accumulate = {
-        (rows, vectors): emit_accumulate(
-            module,
-            f"tile{rows}x{vectors}",
-            TileShape(rows, vectors, lanes),
-            positions * columns,
-            spec.dtype,
-            [(0, 0)],
-            packed_rows=True,
-            adjacent_rows=True,
-        )
-        for rows in plan.heights
-        for vectors in widths
-    }
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
-    store = emit_tile_store(
-        module, "store", tile_y, lanes, spec.epilogue,
-        bias=spec.bias, first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
-    )  # fmt: skip
     inputs = emit_input_stage(module, "inputs", plan)
-    outputs = emit_output_stage(module, "outputs", plan, store)
+    if plan.narrow:
+        narrow_products = emit_narrow_products(module, plan)
+        narrow_finish = emit_narrow_finish(module, spec, plan, out_at)
+    else:
+        widths = sorted({plan.vectors, plan.last_vectors}, reverse=True)
+        accumulate = {
+            (rows, vectors): emit_accumulate(
+                module,
+                f"tile{rows}x{vectors}",
+                TileShape(rows, vectors, lanes),
+                positions * columns,
+                spec.dtype,
+                [(0, 0)],
+                packed_rows=True,
+                adjacent_rows=True,
+            )
+            for rows in plan.heights
+            for vectors in widths
+        }
+        store = emit_tile_store(
+            module, "store", tile_y, lanes, spec.epilogue,
+            bias=spec.bias, first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,
+        )  # fmt: skip
+        outputs = emit_output_stage(module, "outputs", plan, store)
 
     f = module.kernel(module.name)
     names = {name: f.parameter(i) for i, name in enumerate(PARAMS + CONSTANTS)}
@@ -88,8 +93,10 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     aligned = (tiles_x % lanes).equals(0)
     spill = f.select(aligned, 0, lanes - 1)  # the last tiles of a row are written in whole vectors
 
+    pitch_step = plan.narrow.columns if plan.narrow else lanes
+
     def pitch_of(count: Value) -> Value:
-        return f.value(f.ceildiv(count + spill, lanes)) * lanes
+        return f.value(f.ceildiv(count + spill, pitch_step)) * pitch_step
 
     fitting = names["room"] // pitch_of(f.value(f.maximum(tiles, 1))) - (taps - 1)
     z_size = f.value(f.maximum(fitting, f.select(flat, 1, names["most_planes"])))
@@ -97,13 +104,13 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     z_even = f.value(f.ceildiv(planes, z_size))
     z_size = f.value(f.maximum(f.ceildiv(planes, f.maximum(z_even, 1)), 1))
     z_held = z_size + taps - 1
-    t_most = (names["room"] // z_held) // lanes * lanes - spill
+    t_most = (names["room"] // z_held) // pitch_step * pitch_step - spill
     t_blocks = f.value(f.ceildiv(tiles, t_most))
     z_blocks = f.value(f.ceildiv(planes, z_size))
     others = images * groups * z_blocks
     roomy = (tiles >= nthreads * 32) & (others < nthreads)
     t_blocks = f.select(roomy, f.value(f.ceildiv(t_blocks, nthreads)) * nthreads, t_blocks)
-    step = f.select(aligned, lanes, min(plan.heights))
+    step = lanes if plan.narrow else f.select(aligned, lanes, min(plan.heights))
     t_size = f.value(f.ceildiv(f.value(f.ceildiv(tiles, f.maximum(t_blocks, 1))), step)) * step
     t_size = f.value(f.maximum(f.minimum(t_size, f.minimum(t_most, tiles)), 1))
     t_blocks = f.value(f.ceildiv(tiles, t_size))
@@ -116,7 +123,8 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     splits = split_count(f, blocks, nthreads, slices)
     begin, end = even_share(f, blocks * splits, tid, nthreads)
     sums = taps * held_rows
-    whole = f.value(f.ceildiv(outs, lanes)) * lanes  # output channels with those that fill the last vector
+    # Output channels, with those that fill the last vector.
+    whole = outs if plan.narrow else f.value(f.ceildiv(outs, lanes)) * lanes
     last = f.variable("i64", -1)
     with f.loop(begin, end) as unit:
         block, split = unit // splits, unit % splits
@@ -178,7 +186,12 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                         with f.while_(lambda smaller=smaller: t.get() + smaller < t_count):  # type: ignore[misc]
                             run(rows)
 
-            if len(widths) == 1:
+            if plan.narrow:
+                f.call(
+                    narrow_products,
+                    [transformed, plane_stride, slice_weight, products, pitch, held_rows, sums, z_count, t_count],
+                )
+            elif len(widths) == 1:
                 multiply(widths[0])
             else:
                 f.if_else(here.equals(columns), lambda: multiply(widths[0]), lambda: multiply(widths[1]))
@@ -189,21 +202,29 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                 z_out = f.select(flat, position % out_d, position)
                 channel = group * outs + first
                 place = ((number * groups * outs + channel) * out_d + z_out) * out_h * out_w
-                t = f.variable("i64", 0)
-                with f.while_(lambda t=t, t_count=t_count: t.get() < t_count):  # type: ignore[misc]
-                    now = t.get()
-                    at = t_first + now
-                    row, column = at // tiles_x, at % tiles_x
-                    count = f.value(f.minimum(f.minimum(group_tiles, tiles_x - column), t_count - now))
-                    some = f.at(products, (z * pitch + now) * (positions * columns * ITEM))
-                    y, x = row * tile_y, column * tile_x
+                if plan.narrow:
+                    some = f.at(products, z * pitch * positions * (plan.narrow.rows * ITEM))
                     f.call(
-                        outputs,
-                        [f.argument("buffers"), some, count, here // lanes, f.minimum(tile_y, out_h - y),
-                         f.minimum(count * tile_x, out_w - x), place + y * out_w + x, out_w, out_plane, channel,
-                         outs - first],
+                        narrow_finish,
+                        [f.argument("buffers"), some, pitch, t_first, t_count, tiles_x, place, out_h, out_w, out_plane,
+                         channel],
                     )  # fmt: skip
-                    t.set(now + count)
+                else:
+                    t = f.variable("i64", 0)
+                    with f.while_(lambda t=t, t_count=t_count: t.get() < t_count):  # type: ignore[misc]
+                        now = t.get()
+                        at = t_first + now
+                        row, column = at // tiles_x, at % tiles_x
+                        count = f.value(f.minimum(f.minimum(group_tiles, tiles_x - column), t_count - now))
+                        some = f.at(products, (z * pitch + now) * (positions * columns * ITEM))
+                        y, x = row * tile_y, column * tile_x
+                        f.call(
+                            outputs,
+                            [f.argument("buffers"), some, count, here // lanes, f.minimum(tile_y, out_h - y),
+                             f.minimum(count * tile_x, out_w - x), place + y * out_w + x, out_w, out_plane, channel,
+                             outs - first],
+                        )  # fmt: skip
+                        t.set(now + count)
     f.ret(0)
     scratch_bytes = plan.input_bytes + plan.product_bytes
     return finished(module, target, "minimal", buffers, PARAMS, scratch_bytes, constant_parameters(spec, plan))

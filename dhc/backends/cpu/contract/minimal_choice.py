@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dhc.backends.cpu.contract.minimal_plan import axes, is_minimal
+from dhc.backends.cpu.contract.minimal_plan import axes, is_minimal, narrow_shape
 from dhc.backends.cpu.contract.minimal_transform import error_bound
 from dhc.backends.cpu.contract.spec import ConvSpec
 from dhc.backends.cpu.contract.winograd_choice import MOST_ERROR
@@ -20,11 +20,14 @@ from dhc.backends.cpu.target import CpuTarget
 _TILES = ((1, 4), (1, 2), (2, 4), (2, 2), (4, 1), (2, 1))
 """Rows and columns of outputs. Tiles of 4 x 4 for windows of 5 x 5 would save another third; their errors are three to
 five times as large, which deep networks add up."""
+_SQUARE_TILES = ((4, 4),)  # for windows of 3 x 3
 _PRODUCT_SHARE, _DIRECT_SHARE = 0.9, 0.9  # of the limit that register tiles reach
+_LEAST_DIRECT_SHARE = 0.45
 _TILE_START = 40.0  # instructions around the sums of a register tile
 _STAGE_COST = 0.9  # for each instruction of the stages outside, whose operands are further away
 _FAR_COST, _FAR_BYTES = 1.0, 2048 * 1024  # added to that as the transformed inputs and outputs come to fill memory
 _BYTES_PER_STEP, _BYTES_PER_STEP_FROM_MEMORY, _CACHED_BYTES = 16.0, 8.0, 8 << 20
+_NARROW_STORE_COST = 6.0  # for each vector of outputs of few channels
 _MARGIN = 1.1
 # Shorter sums leave a register tile no time to load and store.
 _LEAST_TERMS = 12
@@ -45,12 +48,16 @@ def minimal_tile(spec: ConvSpec, target: CpuTarget, out_size: Sequence[Any], *, 
     sizes = list(out_size) or [None] * rank
     known = [n if isinstance(n, int) else other for n, other in zip(sizes, _ASSUMED[rank], strict=True)]
     terms = spec.in_channels // spec.groups * spec.padded(spec.kernel, 1)[0] * spec.stride[-1]
-    if min(known) < 1 or terms < _LEAST_TERMS or spec.padded(spec.kernel, 1)[1:] == (3, 3):
-        return ()  # squares of 3 are those of winograd_choice
+    taps_z, *window = spec.padded(spec.kernel, 1)
+    square = window == [3, 3]
+    if min(known) < 1 or terms < _LEAST_TERMS:
+        return ()
+    if square and (taps_z == 1 or not narrow_shape(spec, target)):
+        return ()  # those of winograd_choice, but for few output channels and sums over planes
     depth, height, width = (1,) * (3 - rank) + tuple(known)
     costs = {
         tile: _cost(spec, target, tile, depth, height, width)
-        for tile in _TILES
+        for tile in (_TILES if not square else _SQUARE_TILES)
         if is_minimal(spec, tile) and error_bound(*axes(spec, tile), terms) <= MOST_ERROR
     }
     if not costs:
@@ -66,7 +73,9 @@ def _weights_cost(count: float) -> float:
 
 def _direct_cost(spec: ConvSpec, target: CpuTarget, positions: int) -> float:
     weights = spec.out_channels * (spec.in_channels // spec.groups) * math.prod(spec.kernel)
-    return weights * positions / target.lanes(spec.dtype) / _DIRECT_SHARE + _weights_cost(weights)
+    # Few output channels share each vector of inputs: loading those takes as long as the products.
+    share = min(_DIRECT_SHARE, _LEAST_DIRECT_SHARE + 0.04 * spec.out_channels / spec.groups)
+    return weights * positions / target.lanes(spec.dtype) / share + _weights_cost(weights)
 
 
 def _cost(spec: ConvSpec, target: CpuTarget, tile: tuple[int, int], depth: int, height: int, width: int) -> float:
@@ -93,8 +102,15 @@ def _cost(spec: ConvSpec, target: CpuTarget, tile: tuple[int, int], depth: int, 
     far = min(1.0, positions * ins * phases * min(tiles * planes, 64 * planes) * 4 / _FAR_BYTES)
     stages = planes * rows * -(-columns // lanes) * ins * inputs * (_STAGE_COST + far * _FAR_COST)
     far = min(1.0, outs * depth * height * width * 4 / _FAR_BYTES)
-    stages += depth * rows * -(-columns // group) * vectors * outputs * (_STAGE_COST + far * _FAR_COST)
+    finishing = depth * rows * -(-columns // group) * vectors * outputs * (_STAGE_COST + far * _FAR_COST)
+    stages += finishing
     products = positions * depth * tiles * vectors * (sums / _PRODUCT_SHARE + _TILE_START / 12)
+    if narrow_shape(spec, target):
+        vectors = -(-rows * columns // lanes)  # of tiles
+        products = positions * depth * vectors * outs * (sums / _PRODUCT_SHARE + _TILE_START / 12)
+        stages -= finishing
+        per_vector = per_tile + out_y * out_x * (math.log2(out_x) + _NARROW_STORE_COST)
+        stages += depth * vectors * outs * per_vector * (_STAGE_COST + far * _FAR_COST)
     return spec.groups * (stages + products + _weights_cost(positions * sums * vectors * lanes))
 
 

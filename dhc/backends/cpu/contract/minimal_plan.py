@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhc.backends.cpu.contract.minimal_transform import SIZES, transformed_weights
 from dhc.backends.cpu.contract.spec import ConvSpec
-from dhc.backends.cpu.contract.tile import tile_shape
+from dhc.backends.cpu.contract.tile import TileShape, tile_shape
 from dhc.backends.cpu.target import CpuTarget
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ CONSTANTS = (
 )
 # Tiles of a plane in a block: at least so many, more while their transformed inputs are few bytes.
 _TILES, _MOST_TILES, _TILE_BYTES = 64, 192, 384 * 1024
+_NARROW_BYTES = 512 * 1024
 # Transformed inputs that a thread holds of several planes.
 _MOST_BYTES = 8 << 20
 _WIDTHS = (1, 2, 4)
@@ -52,6 +53,8 @@ class MinimalPlan:
         most_planes: output planes of a block where planes are large.
         input_bytes: scratch memory for transformed inputs.
         product_bytes: scratch memory for products.
+        narrow: the register tile of few output channels, whose products have tiles in the lanes
+            (:mod:`.minimal_narrow`); None for more of them.
     """
 
     rows: tuple[int, int]
@@ -66,6 +69,7 @@ class MinimalPlan:
     most_planes: int
     input_bytes: int
     product_bytes: int
+    narrow: TileShape | None
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -101,6 +105,12 @@ def is_minimal(spec: ConvSpec, tile: tuple[int, ...]) -> bool:
     return sizes[0] in SIZES and sizes[1] in SIZES and sizes != (1, 1) and tile[1] in _WIDTHS
 
 
+def narrow_shape(spec: ConvSpec, target: CpuTarget) -> TileShape | None:
+    """The register tile (output channels x vectors of tiles) where the output channels are few enough, else None."""
+    outs = spec.out_channels // spec.groups
+    return tile_shape(target, spec.dtype, outs) if outs <= tile_shape(target, spec.dtype).rows else None
+
+
 def make_plan(spec: ConvSpec, target: CpuTarget) -> MinimalPlan:
     """Decides the register tile and the sizes of scratch memory."""
     rows, columns = axes(spec, spec.minimal)
@@ -114,18 +124,29 @@ def make_plan(spec: ConvSpec, target: CpuTarget) -> MinimalPlan:
     slices = -(-total // vectors)
     heights = {12: (12, 8, 4), 8: (8, 4, 2), 6: (6, 4, 2)}[shape.rows]
     taps = spec.padded(spec.kernel, 1)[0]
-    fitting = _TILE_BYTES // (positions * ins * 4) // lanes * lanes
-    tiles = max(_TILES, min(_MOST_TILES, fitting))
+    narrow = narrow_shape(spec, target)
+    if narrow:
+        # Inputs and products of a block share the cache; tiles come in the steps of a register tile.
+        held, made = (1, 1) if taps == 1 else (4 + taps - 1, 4)
+        fitting = _NARROW_BYTES // (positions * 4 * (held * ins + made * outs)) // narrow.columns
+        tiles = narrow.columns * max(1, min(_MOST_TILES // narrow.columns, fitting))
+    else:
+        fitting = _TILE_BYTES // (positions * ins * 4) // lanes * lanes
+        tiles = max(_TILES, min(_MOST_TILES, fitting))
     # Neighbouring output planes share transformed inputs, as far as those do not fill too much memory.
     most_planes = 1
     while taps > 1 and most_planes < 4 and (2 * most_planes + taps - 1) * tiles * ins * positions * 4 <= _MOST_BYTES:
         most_planes *= 2
     room = tiles * (most_planes + taps - 1)
     plane_bytes = (room * ins + 2 * lanes) * 4
-    product_bytes = (room + max(heights) + lanes) * positions * vectors * lanes * 4
+    if narrow:
+        product_bytes = room * positions * narrow.rows * 4
+    else:
+        product_bytes = (room + max(heights) + lanes) * positions * vectors * lanes * 4
     return MinimalPlan(
         rows, columns, stride, lanes, vectors, heights, total - (slices - 1) * vectors, slices, room, most_planes,
         -(-positions * (plane_bytes + 64) // 64) * 64, -(-product_bytes // 64) * 64,
+        narrow,
     )  # fmt: skip
 
 
@@ -142,7 +163,7 @@ def pack_weights(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any
 
     Returns:
         A flat array, ordered (group, slice of output channels, position, z tap, channel, phase, output channel of the
-        slice); output channels are filled up with zeros to whole vectors.
+        slice); output channels are filled up with zeros to whole vectors where they are the vectors.
     """
     import numpy as np
 
@@ -150,7 +171,7 @@ def pack_weights(spec: ConvSpec, target: CpuTarget, weights: np.ndarray[Any, Any
     groups, (taps_z, taps_y, taps_x) = spec.groups, spec.padded(spec.kernel, 1)
     outs, ins = spec.out_channels // groups, spec.in_channels // groups
     phases, taps = plan.stride, plan.columns[1]
-    whole = ((plan.slices - 1) * plan.vectors + plan.last_vectors) * plan.lanes
+    whole = outs if plan.narrow else ((plan.slices - 1) * plan.vectors + plan.last_vectors) * plan.lanes
     packed = np.zeros((groups, plan.positions * taps_z * ins * phases * whole), np.float32)
     for group in range(groups):
         plain = weights.reshape(groups, outs, ins, taps_z, taps_y, taps_x)[group]
