@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from dhc_runtime.safe_write import atomic_file, sweep_orphans, write_bytes
 
 DEFAULT_LIMIT = 2 << 30
 _PIECE = 8 << 20
+_FILE_NAME = b"location"  # how ONNX announces the file of a tensor
 _EXTENSIONS = ("dhc.ops", "dhc.passes", "dhc.backends")
 _VERSIONS = ("dhc", "llvmlite", "numba", "numpy", "onnx", "protobuf", "ml_dtypes")
 
@@ -181,10 +181,15 @@ def model_key(model: Path, options: Mapping[str, Any], cpu: str | None) -> str |
 def is_whole(model: Path) -> bool:
     """Whether a model surely holds all of its weights: the key covers one file alone."""
     try:
-        with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b"location") < 0  # how ONNX names the file of a tensor
-    except (OSError, ValueError):
+        with model.open("rb", buffering=0) as stream:
+            before = b""
+            while piece := stream.read(_PIECE):
+                if _FILE_NAME in piece or _FILE_NAME in before[-len(_FILE_NAME) :] + piece[: len(_FILE_NAME)]:
+                    return False
+                before = piece
+    except OSError:
         return False
+    return True
 
 
 def compiler_version() -> str:

@@ -82,6 +82,17 @@ def test_models_with_weights_elsewhere_are_not_kept(dhc, cached, classifier, tmp
     assert not list(cached.glob("*.dhc"))
 
 
+@pytest.mark.parametrize("start", [0, 92, 93, 99, 100, 242])
+def test_the_name_of_another_file_is_found_wherever_it_stands(tmp_path, monkeypatch, start):
+    monkeypatch.setattr(artifact_cache, "_PIECE", 100)
+    content = bytearray(250)
+    (tmp_path / "model").write_bytes(content)
+    assert artifact_cache.is_whole(tmp_path / "model")
+    content[start : start + 8] = b"location"
+    (tmp_path / "model").write_bytes(content)
+    assert not artifact_cache.is_whole(tmp_path / "model")
+
+
 def test_the_least_recently_used_go_first(tmp_path):
     import os
 
