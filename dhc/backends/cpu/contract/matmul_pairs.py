@@ -51,7 +51,8 @@ def emit_matmul_pairs(spec: MatmulSpec, target: CpuTarget) -> KernelCode:
     module = Module(target, KERNEL)
     shape = tile_shape(target, "f32")
     columns = shape.columns
-    row_counts = sorted({shape.rows, max(shape.rows // 2, 1), 2, 1}, reverse=True)
+    fewer = {spec.last_rows} if spec.last_rows else {max(shape.rows // 2, 1), 2}
+    row_counts = sorted({shape.rows, *fewer, 1}, reverse=True)
     tiles = {rows: _emit_tile(module, f"tile{rows}", TileShape(rows, shape.vectors, shape.lanes), columns)
              for rows in row_counts}  # fmt: skip
     narrow = _emit_narrow(module)

@@ -143,6 +143,22 @@ def test_products_of_rounded_factors(k: int, n: int) -> None:
         assert_close(wanted, found[0], roundings=64, least=float(np.sqrt(k)))
 
 
+@pytest.mark.skipif(not has_pairs("host"), reason="this machine has no AVX512-BF16")
+@pytest.mark.parametrize("rows", [5, 13, 29, 36])
+def test_known_rows_beyond_whole_tiles(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    weights, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((301, 70), (rows, 301)))
+    graph = Graph("layer")
+    b = Builder(graph)
+    graph.output(b.matmul(graph.input("x", "f32", (rows, 301)), b.constant(weights, "f32")), names=["y"])
+    artifact = dhc.compile(graph, precision="bf16", cpu="host")
+    assert [entry["multiplied"] for entry in artifact.report.backend["stored_16_bit"]] == [True]
+    found = [artifact.session(threads=threads).run({"x": x})["y"] for threads in (1, 2, 7)]
+    assert all(np.array_equal(found[0], other) for other in found)
+    short, narrow = (values.astype(dtype("bf16").numpy).astype(np.float64) for values in (x, weights))
+    assert_close((short @ narrow).astype(np.float32), found[0], roundings=64, least=float(np.sqrt(301)))
+
+
 @pytest.mark.parametrize("storage", TYPES.values())
 def test_code_for_aarch64(storage: str) -> None:
     described = target("aarch64")
