@@ -111,9 +111,10 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
 
     def planes_of(block: Value) -> tuple[Value, Value, Value]:
         """Of a block of planes: phase, its first plane among those of the phase, how many it has."""
-        phase, first = block % dilation_z, block // dilation_z * z_size
-        most = f.value(f.ceildiv(planes - phase, dilation_z)) - first
-        return phase, first, f.value(f.maximum(f.minimum(z_size, most), 0))
+        phase, number = block % dilation_z, block // dilation_z
+        own = f.value(f.ceildiv(planes - phase, dilation_z))
+        first, end = even_share(f, own, number, z_blocks // dilation_z)
+        return phase, f.value(first), end - first
 
     # Blocks: all tiles of some planes where planes are small, else some tiles of one plane (of a few with z taps).
     even = in_tiles == lanes and max(lanes, dilation) % min(lanes, dilation) == 0
