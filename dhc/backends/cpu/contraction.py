@@ -17,6 +17,7 @@ from dhc.backends.cpu.contract.filtering import Filtering, filtering
 from dhc.backends.cpu.contract.matmul import rows_beyond_tiles, steps_to_copy
 from dhc.backends.cpu.contract.matmul_pairs import takes_pairs
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec
+from dhc.backends.cpu.contract.streaming import streamed_rows
 from dhc.backends.cpu.epilogue import PlannedEpilogue, plan_epilogue
 from dhc.backends.cpu.methods import Layer, Methods
 from dhc.backends.cpu.target import CpuTarget
@@ -203,6 +204,7 @@ def _plan_matmul(
         b_strides = tuple(c * k * n for c in b_counts)
     packed = constant is not None and flat and constant.size > 0
     rounding = _rounding(constant, storage) if packed and constant is not None else None
+    streamed = streamed_rows(m, target) if packed and rounding is None else 0
     planned = plan_epilogue(node, tail, row_axis=None)
     following = next((n for n in tail if n.op.name != "constant"), None)
     bias = _column_bias(node, following) if following is not None else None
@@ -217,8 +219,9 @@ def _plan_matmul(
         bias="none" if bias is None else "n",
         epilogue=planned.epilogue or Epilogue(),
         storage="" if rounding is None else storage,
-        last_rows=rows_beyond_tiles(m, target, node.result.dtype.name),
+        last_rows=0 if streamed else rows_beyond_tiles(m, target, node.result.dtype.name),
         copied_steps=steps_to_copy((m, n, k), target, node.result.dtype.name) if packed and not transpose_a else 0,
+        streamed=streamed,
     )
     sizes = (*batch, m, n, k, *a_strides, *b_strides)
     chosen, described = methods.choose(Layer(spec, sizes), target)

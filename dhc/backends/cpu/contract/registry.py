@@ -29,7 +29,13 @@ from dhc.backends.cpu.contract.minimal_plan import pack_weights as pack_minimal
 from dhc.backends.cpu.contract.pointwise import emit_pointwise, pack_pointwise
 from dhc.backends.cpu.contract.regions import emit_regions, pack_regions
 from dhc.backends.cpu.contract.spec import ConvSpec, ConvTransposeSpec, KernelCode, MatmulSpec, Spec
+from dhc.backends.cpu.contract.streaming import emit_streamed, pack_streamed
 from dhc.backends.cpu.contract.transposed import emit_transposed
+from dhc.backends.cpu.contract.transposed_channels import (
+    emit_transposed_channels,
+    for_small_map,
+    pack_transposed_channels,
+)
 from dhc.backends.cpu.contract.transposed_plan import is_shared
 from dhc.backends.cpu.contract.transposed_plan import pack_weights as pack_transposed
 from dhc.backends.cpu.contract.transposed_plan import pays as pays_transposed
@@ -68,6 +74,12 @@ class Generator:
 GENERATORS: tuple[Generator, ...] = (
     Generator("matmul-pairs", takes_pairs, emit_matmul_pairs, pack_pairs, stored=True),
     Generator(
+        "matmul-streamed",
+        lambda spec, target: isinstance(spec, MatmulSpec) and spec.streamed > 0,
+        emit_streamed,
+        pack_streamed,
+    ),
+    Generator(
         "matmul",
         lambda spec, target: isinstance(spec, MatmulSpec),
         emit_matmul,
@@ -87,6 +99,12 @@ GENERATORS: tuple[Generator, ...] = (
         emit_minimal,
         pack_minimal,
         exact=False,
+    ),
+    Generator(
+        "transposed-channels",
+        lambda spec, target: isinstance(spec, ConvTransposeSpec) and spec.method == "channels",
+        emit_transposed_channels,
+        pack_transposed_channels,
     ),
     Generator(
         "transposed",
@@ -213,13 +231,16 @@ def normalize(
         narrow = matters and output_width is not None and _pays_narrow(spec, target, output_width)
         spec = dataclasses.replace(spec, narrow=narrow)
         return _stored(choose(spec, target, in_size, out_size, finite=finite), target, storage, pairs)
+    small = None if storage else for_small_map(spec, target, out_size)
+    if small is not None:
+        return small
     if is_shared(spec):
         width = out_size[-1] if out_size else None
         spec = dataclasses.replace(spec, narrow=isinstance(width, int) and not pays_transposed(spec, target, width))
     return _stored(spec, target, storage, pairs)
 
 
-def _stored(spec: Spec, target: CpuTarget, storage: str, pairs: bool) -> Spec:
+def _stored(spec: ConvSpec | ConvTransposeSpec, target: CpuTarget, storage: str, pairs: bool) -> Spec:
     """The spec with its weights in 16 bits, where its method reads them so."""
     if not storage or not select(spec, target).stored:
         return spec

@@ -67,6 +67,8 @@ class MatmulSpec:
             matter of speed, never of results' validity; 0: none or unknown.
         copied_steps: k where it is known and the rows of ``a``, so far apart, would displace each other in the
             first-level cache: a tile then reads a copy of its rows; 0: they are read in place.
+        streamed: the number of rows where they are few and ``b`` is packed: it is then laid out by
+            :func:`~dhc.backends.cpu.contract.streaming.pack_streamed`; 0: any number.
     """
 
     dtype: str = "f32"
@@ -78,6 +80,7 @@ class MatmulSpec:
     storage: str = ""
     last_rows: int = 0
     copied_steps: int = 0
+    streamed: int = 0
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype)
@@ -96,6 +99,7 @@ class MatmulSpec:
             + (f" storage={self.storage}" if self.storage else "")
             + (f" last_rows={self.last_rows}" if self.last_rows else "")
             + (f" copied_steps={self.copied_steps}" if self.copied_steps else "")
+            + (f" streamed={self.streamed}" if self.streamed else "")
         )
 
 
@@ -116,6 +120,7 @@ class _WindowSpec:
     minimal: tuple[int, ...] = ()
     method: str = ""
     positions: int = 0
+    width: int = 0
     storage: str = ""
     pairs: bool = False
 
@@ -150,6 +155,7 @@ class _WindowSpec:
             f"bias={int(self.bias)} narrow={int(self.narrow)} winograd={self.winograd} "
             f"method={self.method}:{self.positions} epilogue=[{self.epilogue.text()}]"
             + (f" minimal={dims(self.minimal)}" if self.minimal else "")
+            + (f" width={self.width}" if self.width else "")
             + (f" storage={self.storage} pairs={int(self.pairs)}" if self.storage else "")
         )
 
@@ -201,7 +207,8 @@ class ConvTransposeSpec(_WindowSpec):
 
     ``[N, C, (D, (H,)) W]`` by weights ``[C, OC / groups, k...]``; output position ``o`` takes input position ``i``
     times tap ``k`` where ``o = i * stride - pad_begin + k * dilation``. The output size, with end pads and output
-    padding in it, is given at run time. Attributes as :class:`ConvSpec`.
+    padding in it, is given at run time. Attributes as :class:`ConvSpec`; the method ``channels`` is for ``positions``
+    outputs in rows of ``width``.
     """
 
 
