@@ -105,7 +105,7 @@ def emit_widen(module: Module, name: str, storage: str, shape: TileShape) -> Fun
 
 
 def emit_copy_rows(module: Module, name: str, dtype: str, lanes: int) -> Function:
-    """Writes ``void copy(from, from_stride, count, rows, to, to_stride)``: rows of whole vectors, ``count`` elements."""
+    """Writes ``void copy(from, from_stride, count, rows, to, to_stride)``: rows of whole vectors."""
     item, vector = ITEM_BYTES[dtype], f"<{lanes} x {ELEMENT[dtype]}>"
     f = module.function(
         name,
