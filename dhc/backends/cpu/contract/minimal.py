@@ -23,6 +23,7 @@ from dhc.backends.cpu.contract.blocks import digits, split_count
 from dhc.backends.cpu.contract.minimal_narrow import emit_narrow_finish, emit_narrow_products
 from dhc.backends.cpu.contract.minimal_plan import CONSTANTS, constant_parameters, make_plan
 from dhc.backends.cpu.contract.minimal_stages import ITEM, emit_input_stage, emit_output_stage
+from dhc.backends.cpu.contract.position_products import emit_products
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
@@ -169,22 +170,10 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                     b = f.at(slice_weight, e * sums * width)
                     a = f.at(transformed, e * plane_stride + z * held_rows * step_bytes)
                     to = f.at(products, (z * pitch * positions + e) * (columns * ITEM))
-                    t = f.variable("i64", 0)
-
-                    def run(rows: int) -> None:
-                        now = t.get()
-                        place = f.at(to, now * (positions * columns * ITEM))
-                        f.call(
-                            accumulate[rows, vectors],
-                            [f.at(a, now * ITEM), 0, step_bytes, b, width, 0, sums, place, f.const(0, "i1")],
-                        )
-                        t.set(now + rows)
-
-                    t.set(0)
-                    # The rest takes the smallest register tile that holds it.
-                    for rows, smaller in zip(plan.heights, (*plan.heights[1:], 0), strict=True):
-                        with f.while_(lambda smaller=smaller: t.get() + smaller < t_count):  # type: ignore[misc]
-                            run(rows)
+                    emit_products(
+                        f, accumulate, plan.heights, vectors, t_count, a, step_bytes, b, width, sums, to,
+                        positions * columns * ITEM,
+                    )  # fmt: skip
 
             if plan.narrow:
                 f.call(

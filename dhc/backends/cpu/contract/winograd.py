@@ -22,6 +22,7 @@ differ from those of a plain sum.
 from __future__ import annotations
 
 from dhc.backends.cpu.contract.blocks import digits, split_count
+from dhc.backends.cpu.contract.position_products import emit_products
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
 from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
@@ -220,22 +221,10 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
                     b = f.at(slice_weight, (e * taps + tap) * ins * width)
                     a = f.at(transformed, e * plane_stride + (z + tap) * ins * step_bytes)
                     to = f.at(products, (z * pitch * positions + e) * (columns * ITEM))
-                    t = f.variable("i64", 0)
-
-                    def run(rows: int) -> None:
-                        now = t.get()
-                        place = f.at(to, now * (positions * columns * ITEM))
-                        f.call(
-                            accumulate[rows, vectors],
-                            [f.at(a, now * ITEM), 0, step_bytes, b, width, 0, sums, place, f.const(0, "i1")],
-                        )
-                        t.set(now + rows)
-
-                    t.set(0)
-                    # The rest takes the smallest register tile that holds it.
-                    for rows, smaller in zip(plan.rows, (*plan.rows[1:], 0), strict=True):
-                        with f.while_(lambda smaller=smaller: t.get() + smaller < t_count):  # type: ignore[misc]
-                            run(rows)
+                    emit_products(
+                        f, accumulate, plan.rows, vectors, t_count, a, step_bytes, b, width, sums, to,
+                        positions * columns * ITEM,
+                    )  # fmt: skip
 
             if len(widths) == 1:
                 multiply(widths[0])
