@@ -17,6 +17,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,9 @@ TITLE = "Whole models in float32: dhc beside other engines (ms of a run, median 
 
 _PEERS_MAY_DIFFER = 2e-2
 """Peers whose Winograd loses digits still count; what differs by more computes something else."""
+
+_FAR_BEHIND, _LONG_RUN = 10, 2.0
+"""An engine is left out where a run takes more than this many times the quickest one's, and these seconds."""
 
 Row = dict[str, Any]
 
@@ -121,6 +125,10 @@ def measure(
                     raise
                 refused.add(name)
                 tables["refused"].append({"model": entry.name, "engine": name, "reason": _reason(error)})
+        for name, reason in far_behind(runs).items():
+            refused.add(name)
+            del runs[name]
+            tables["refused"].append({"model": entry.name, "engine": name, "reason": f"{count} threads: {reason}"})
         times = take_turns(runs, effort)
         row = _row(entry, count, {name: times.median(name) for name in runs}, operations, times.rounds)
         quickest = min((times.least(name) for name in runs if name != "dhc"), default=None)
@@ -143,6 +151,21 @@ def measure(
                     raise
                 tables["refused"].append({"model": entry.name, "engine": name, "reason": _reason(error)})
     return tables
+
+
+def far_behind(runs: dict[str, Callable[[], Any]]) -> dict[str, str]:
+    """Engines whose runs would take most of the time of the measurement, with what they took; never dhc."""
+    seconds = {}
+    for name, run in runs.items():
+        start = time.perf_counter()
+        run()
+        seconds[name] = time.perf_counter() - start
+    quickest = min(seconds.values())
+    return {
+        name: f"a run takes {taken:.1f} s, {taken / quickest:.0f} times as long as the quickest engine's"
+        for name, taken in seconds.items()
+        if name != "dhc" and taken > _LONG_RUN and taken > _FAR_BEHIND * quickest
+    }
 
 
 def reference(model: Path, signature: Signature, feeds: dict[str, np.ndarray]) -> list[np.ndarray] | None:

@@ -150,6 +150,16 @@ def test_engines_that_are_absent_or_refuse_or_are_wrong_are_listed_with_the_reas
     assert row["mnn"] is row["ncnn"] is row["openvino"] is None
 
 
+def test_engines_far_behind_are_left_out_with_the_reason(monkeypatch) -> None:
+    clock = iter([0.0, 0.2, 1.0, 31.0, 40.0, 41.9, 50.0, 65.0])
+    monkeypatch.setattr(models.time, "perf_counter", lambda: next(clock))
+    runs = dict.fromkeys(("dhc", "slow", "near", "slower"), lambda: None)
+    assert models.far_behind(runs) == {
+        "slow": "a run takes 30.0 s, 150 times as long as the quickest engine's",
+        "slower": "a run takes 15.0 s, 75 times as long as the quickest engine's",
+    }
+
+
 def test_a_wrong_answer_of_dhc_is_a_failure(engines: dict[str, Engine]) -> None:
     engines["dhc"].factor = 2.001
     assert models.run(options(threads=1))["failure"] == "dhc's answers differ: net (0.0005)"
