@@ -15,7 +15,6 @@ from dhc.cli.preprocessing import Array, Picture
 MAX_PIXELS = 1 << 27
 """Larger images are refused: decoded to float32 they would take 1.5 GiB."""
 _MAX_FILE = 1 << 30
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm")
@@ -91,15 +90,15 @@ def _decoded(image: Any, channels: int | None) -> tuple[Array, float]:
 
 
 def _read_dicom(path: Path, channels: int | None) -> Picture:
-    try:
-        import pydicom
-    except ImportError:
-        raise MissingExtraError("imaging", "reading DICOM files (pydicom)") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _check_inflated(path, pydicom)
-            dataset = pydicom.dcmread(path)
+    from dhc.ecvl_ops.io import dicom_codecs
+    from dhc.ecvl_ops.io.dicom_file import damaged, opened
+    from dhc.ecvl_ops.io.limits import Limits
+    from dhc.ecvl_ops.io.quiet import quiet
+    from dhc.ecvl_ops.io.source import Source
+
+    with quiet():
+        dataset = opened(Source.of(path), Limits(values=_MAX_FILE, file=_MAX_FILE))
+        try:
             rows, columns = int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
             frames = int(dataset.get("NumberOfFrames", 1) or 1)
             _check_pixels(columns, rows, path)
@@ -108,48 +107,17 @@ def _read_dicom(path: Path, channels: int | None) -> Picture:
                     f"the file holds {frames} frames, and an image input takes one", where=path,
                     hint="save the frames you want as .npy",
                 )  # fmt: skip
+            dicom_codecs.install()
             return _dicom_picture(dataset, dataset.pixel_array, channels)
-    except (ModelError, ResourceError):
-        raise
-    except ImportError as error:
-        raise MissingExtraError("imaging", f"this DICOM transfer syntax ({error})", path) from None
-    except Exception as error:  # pydicom and its decoders raise whatever a damaged file leads them to
-        if "missing required dependencies" in str(error) or "plugins are missing" in str(error):
-            raise MissingExtraError("imaging", "the compression of this DICOM file", path) from None
-        said = " ".join((str(error) or type(error).__name__).split())[:300]
-        raise ModelError(
-            f"the DICOM file cannot be decoded: {said}",
-            path,
-            "it is damaged, or no decoder here knows its compression",
-        ) from None
-
-
-def _check_inflated(path: Path, pydicom: Any) -> None:
-    """Refuses deflated files that unpack to more than an image may take: pydicom unpacks them whole.
-
-    Raises:
-        ResourceError: the file is such a one.
-    """
-    import zlib
-
-    with path.open("rb") as stream:
-        try:
-            pydicom.filereader.read_preamble(stream, False)
-            syntax = str(pydicom.filereader._read_file_meta_info(stream).get("TransferSyntaxUID", ""))
-        except pydicom.errors.InvalidDicomError:
-            return  # dcmread says what is wrong
-        if syntax != _DEFLATED:
-            return
-        unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while block := unpacker.unconsumed_tail or stream.read(1 << 20):
-            total += len(unpacker.decompress(block, 1 << 24))
-            if total > _MAX_FILE:
-                raise ResourceError("the deflated DICOM file unpacks to more than 1 GiB", _MAX_FILE, path)
-            if unpacker.eof:
-                return
+        except (ModelError, ResourceError):
+            raise
+        except Exception as error:  # pydicom and its decoders raise whatever a damaged file leads them to
+            raise damaged(error, str(path)) from None
 
 
 def _dicom_picture(dataset: Any, pixels: Any, channels: int | None) -> Picture:
+    from dhc.ecvl_ops.io.dicom import window_of
+
     stored = int(dataset.get("BitsStored", 8))
     signed = int(dataset.get("PixelRepresentation", 0)) == 1
     low, high = (-(1 << (stored - 1)), (1 << (stored - 1)) - 1) if signed else (0, (1 << stored) - 1)
@@ -160,21 +128,11 @@ def _dicom_picture(dataset: Any, pixels: Any, channels: int | None) -> Picture:
         return Picture(_fit_channels(values, channels), float(low), float(high))
     values = values * np.float32(slope) + np.float32(intercept)
     ends = sorted((low * slope + intercept, high * slope + intercept))
-    window = _window_of(dataset)
+    window = window_of(dataset)
     if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":  # small values are bright
         values = np.float32(ends[0] + ends[1]) - values
         window = None if window is None else (ends[0] + ends[1] - window[1], ends[0] + ends[1] - window[0])
     return Picture(_fit_channels(values[None], channels), ends[0], ends[1], window)
-
-
-def _window_of(dataset: Any) -> tuple[float, float] | None:
-    def first(value: Any) -> float | None:
-        if value is None or value == "":
-            return None
-        return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
-
-    center, width = first(dataset.get("WindowCenter")), first(dataset.get("WindowWidth"))
-    return None if center is None or not width else (center - width / 2, center + width / 2)
 
 
 def _fit_channels(values: Array, channels: int | None) -> Array:
