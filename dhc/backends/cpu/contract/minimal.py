@@ -23,9 +23,9 @@ from dhc.backends.cpu.contract.blocks import digits, split_count
 from dhc.backends.cpu.contract.minimal_narrow import emit_narrow_finish, emit_narrow_products
 from dhc.backends.cpu.contract.minimal_plan import CONSTANTS, constant_parameters, make_plan
 from dhc.backends.cpu.contract.minimal_stages import ITEM, emit_input_stage, emit_output_stage
-from dhc.backends.cpu.contract.position_products import emit_products
+from dhc.backends.cpu.contract.position_products import emit_product_tiles, emit_products
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
+from dhc.backends.cpu.contract.tile import even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.contract.winograd_stages import emit_tile_store
 from dhc.backends.cpu.llvm.builder import Module, Value
@@ -51,20 +51,7 @@ def emit_minimal(spec: ConvSpec, target: CpuTarget) -> KernelCode:
         narrow_finish = emit_narrow_finish(module, spec, plan, out_at)
     else:
         widths = sorted({plan.vectors, plan.last_vectors}, reverse=True)
-        accumulate = {
-            (rows, vectors): emit_accumulate(
-                module,
-                f"tile{rows}x{vectors}",
-                TileShape(rows, vectors, lanes),
-                positions * columns,
-                spec.dtype,
-                [(0, 0)],
-                packed_rows=True,
-                adjacent_rows=True,
-            )
-            for rows in plan.heights
-            for vectors in widths
-        }
+        accumulate = emit_product_tiles(module, plan.heights, widths, lanes, positions * columns, spec.dtype)
         store = emit_tile_store(
             module, "store", tile_y, lanes, spec.epilogue,
             bias=spec.bias, first_operand=out_at - len(spec.epilogue.operands()), out_buffer=out_at,

@@ -4,9 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dhc.backends.cpu.llvm.builder import Function, Value
+from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate
+from dhc.backends.cpu.llvm.builder import Function, Module, Value
 
 _ITEM = 4
+
+
+def emit_product_tiles(
+    module: Module, heights: Sequence[int], widths: Sequence[int], lanes: int, row: int, dtype: str
+) -> dict[tuple[int, int], Function]:
+    """Writes the register tiles by number of rows and of vectors.
+
+    Args:
+        module: where to.
+        heights: numbers of rows.
+        widths: numbers of vectors of output channels.
+        lanes: vector length.
+        row: elements from one tile's products to the next one's.
+        dtype: of the elements.
+    """
+    return {
+        (rows, vectors): emit_accumulate(
+            module,
+            f"tile{rows}x{vectors}",
+            TileShape(rows, vectors, lanes),
+            row,
+            dtype,
+            [(0, 0)],
+            packed_rows=True,
+            adjacent_rows=True,
+        )
+        for rows in heights
+        for vectors in widths
+    }
 
 
 def emit_products(

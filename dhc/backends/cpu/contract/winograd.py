@@ -22,9 +22,9 @@ differ from those of a plain sum.
 from __future__ import annotations
 
 from dhc.backends.cpu.contract.blocks import digits, split_count
-from dhc.backends.cpu.contract.position_products import emit_products
+from dhc.backends.cpu.contract.position_products import emit_product_tiles, emit_products
 from dhc.backends.cpu.contract.spec import KERNEL, ConvSpec, KernelCode, buffer_names, finished
-from dhc.backends.cpu.contract.tile import TileShape, emit_accumulate, even_share
+from dhc.backends.cpu.contract.tile import even_share
 from dhc.backends.cpu.contract.window_plan import PARAMS
 from dhc.backends.cpu.contract.winograd_plan import CONSTANTS, constant_parameters, make_plan
 from dhc.backends.cpu.contract.winograd_stages import (
@@ -51,20 +51,7 @@ def emit_winograd(spec: ConvSpec, target: CpuTarget) -> KernelCode:
     dilation = spec.dilation[-1]
     in_tiles, out_tiles = input_tiles(lanes, dilation), output_tiles(m, lanes, dilation)
     widths = sorted({plan.vectors, plan.last_vectors}, reverse=True)
-    accumulate = {
-        (rows, vectors): emit_accumulate(
-            module,
-            f"tile{rows}x{vectors}",
-            TileShape(rows, vectors, lanes),
-            positions * columns,
-            spec.dtype,
-            [(0, 0)],
-            packed_rows=True,
-            adjacent_rows=True,
-        )
-        for rows in plan.rows
-        for vectors in widths
-    }
+    accumulate = emit_product_tiles(module, plan.rows, widths, lanes, positions * columns, spec.dtype)
     buffers = buffer_names("input", "weight", spec.bias, spec.epilogue)
     out_at = buffers.index("out")
     store = emit_tile_store(
