@@ -102,7 +102,10 @@ def test_compile_writes_an_artifact_and_reports_stages(dhc: Command, classifier:
         assert session.threads == 1
 
 
-def test_compile_json_and_symbols(dhc: Command, classifier: Path) -> None:
+def test_compile_json_and_symbols(
+    dhc: Command, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DHC_CACHE_DIR", str(tmp_path / "cache"))  # an earlier run's artifact is not compiled again
     data = dhc("compile", classifier, "--json").data
     assert data["artifact"] == "classifier.dhc"
     assert data["memory"] is None  # the batch is open
